@@ -1,0 +1,215 @@
+"""The commands: `kd-tune search`, `analyze`, `teacher`, `data`. Heavy imports happen inside them.
+
+Exit codes: 0 done, 1 internal error, 2 usage or configuration, 3 nothing usable, 75 stopped and can be resumed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from kd_tune.config import ConfigError
+
+if TYPE_CHECKING:
+    from kd_tune.ledger import RunState
+
+DONE, INTERNAL, USAGE, NOTHING, RESUMABLE = 0, 1, 2, 3, 75
+DEFAULT_SEARCH = Path("search_spaces/mnist5k.yaml")
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split(".")[0])
+teacher_app = typer.Typer(no_args_is_help=True, help="Train a teacher, or measure one on the test set.")
+data_app = typer.Typer(no_args_is_help=True, help="Fetch data sets.")
+app.add_typer(teacher_app, name="teacher")
+app.add_typer(data_app, name="data")
+
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="Where the data lie: a folder or an .npz file.", show_default=False)
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a leaf, for example trial.training.num_epochs=9.", show_default=False),
+]
+
+
+@app.command()
+def search(
+    file: Annotated[Path | None, typer.Argument(help=f"The search file [default: {DEFAULT_SEARCH}].")] = None,
+    data: DataOption = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run [default: the file's name and the time].")] = None,
+    runs: Annotated[Path, typer.Option(help="Folder that holds runs.")] = Path("runs"),
+    overrides: SetOption = None,
+    num_trials: Annotated[int | None, typer.Option(min=1, help="Trials of every arm, in place of the file's.")] = None,
+    time_budget: Annotated[str | None, typer.Option(help="Stop searching after 90s, 30m or 2h; can be resumed.")] = None,
+    address: Annotated[str | None, typer.Option(help="A running Ray cluster, or `auto` [default: this machine].")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run.", show_default=False)] = None,
+    extend: Annotated[int, typer.Option(min=0, help="With --resume: so many more trials in every arm.")] = 0,
+) -> None:
+    """Start, resume or extend a search; ends with a report and the best student of every arm exported."""
+    from kd_tune import search as searching
+    from kd_tune.config import load_search_file
+
+    console = Console()
+    launch = searching.Launch(data, address, None if time_budget is None else parse_duration(time_budget))
+    if resume is not None:
+        if file or name or overrides or num_trials:
+            raise ConfigError("--resume takes its search file from the run; only --extend, --data, --address and --time-budget go with it")
+        folder = resume
+        state = searching.resume(folder, extend, launch, console)
+    else:
+        if extend:
+            raise ConfigError("--extend adds trials to a run: name it with --resume RUN")
+        path = file or DEFAULT_SEARCH
+        changes = list(overrides or [])
+        if num_trials is not None:
+            changes.append(f"search.num_trials={num_trials}")
+        folder = runs / (name or f"{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}")
+        if name is not None and not re.fullmatch(r"[\w.-]+", name):
+            raise ConfigError(f"--name {name}: letters, digits, '.', '_' and '-' only")
+        state = searching.start(load_search_file(path, changes), folder, launch, console)
+    raise typer.Exit(_conclude(folder, state, console))
+
+
+@app.command()
+def analyze(
+    run: Annotated[Path, typer.Argument(help="The run's folder.")],
+    export: Annotated[Path | None, typer.Option(help="Write the best students here.", show_default=False)] = None,
+    top: Annotated[int, typer.Option(min=1, help="With --export: how many students of every arm.")] = 1,
+) -> None:
+    """Summarise a run: tables on the terminal, CSV, pictures and a Markdown report in the run; export its best students."""
+    from kd_tune import report
+
+    console = Console()
+    path = report.write(run, console)
+    console.print(f"report: {path}", highlight=False, soft_wrap=True)
+    if export is not None:
+        _export(run, export, top, console)
+
+
+@teacher_app.command()
+def train(
+    name: Annotated[str, typer.Argument(help="Which teacher: compact, digits, vgg13_bn.")],
+    dataset: Annotated[str, typer.Option(help="What it learns: a data set's name.")],
+    data: DataOption = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a leaf of the recipe, for example training.num_epochs=6.", show_default=False),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to put it [default: where searches look].")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Train it even if it is there; the new one replaces it.")] = False,
+) -> None:
+    """Train a teacher, resumable: the same command goes on after a stop."""
+    from kd_tune import prepare, teacher
+    from kd_tune.catalog import load_dataset
+
+    console = Console()
+    section = {"name": name}
+    recipe, dataset_section = prepare.checked_recipe(section, {"name": dataset}, overrides or [])
+    loaded = load_dataset(dataset_section, data)
+    folder = out or teacher.folder_of(section, loaded)
+    if teacher.exists(folder) and not again:
+        raise ConfigError(f"{folder}: there is a teacher already; --again trains a new one in its place")
+    prepare.train_teacher(folder, recipe, loaded, data, console)
+
+
+@teacher_app.command()
+def measure(
+    name: Annotated[str, typer.Argument(help="A teacher's name, or its folder.")],
+    dataset: Annotated[str, typer.Option(help="A data set's name.")],
+    data: DataOption = None,
+) -> None:
+    """Open the test set for a teacher, record the opening, and print its accuracy."""
+    from kd_tune import prepare, teacher
+
+    console = Console()
+    folder, loaded = prepare.locate_teacher(name, dataset, data)
+    opening = prepare.measure_teacher(folder, loaded)
+    count = len(teacher.load(folder, loaded).record["test_openings"])
+    console.print(
+        f"test accuracy {opening['test_accuracy']:.2%} on {opening['num_images']} images; "
+        f"opening number {count} of the test set, recorded in {folder / teacher.RECORD}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@data_app.command()
+def download(
+    name: Annotated[str, typer.Argument(help="Which data set: cifar10.")],
+    to: Annotated[Path | None, typer.Option(help="Where to [default: where searches look].")] = None,
+) -> None:
+    """Fetch a published data set and check its integrity."""
+    from kd_tune import data
+
+    Console().print(f"{name} is in {data.download(name, to)}", highlight=False, soft_wrap=True)
+
+
+def parse_duration(text: str) -> float:
+    """`90s`, `30m`, `2h`, or seconds as a number."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+    if seconds <= 0:
+        raise ConfigError(f"--time-budget {text}: must be like 90s, 30m or 2h, and above 0")
+    return seconds
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Runs a command; turns errors that a person can mend into a message and an exit code."""
+    os.umask(0o077)
+    try:
+        return app(args=arguments, standalone_mode=True)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        sys.exit(USAGE)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(RESUMABLE)
+
+
+def search_main() -> Any:
+    """The door of `run_search.py`."""
+    return main(["search", *sys.argv[1:]])
+
+
+def analyze_main() -> Any:
+    """The door of `analyze.py`."""
+    return main(["analyze", *sys.argv[1:]])
+
+
+def _conclude(folder: Path, state: RunState, console: Console) -> int:
+    """Says how a search ended, and writes report and export if there is anything to write."""
+    from kd_tune import report
+
+    unfinished = len(state.unfinished()) + state.num_missing()
+    usable = any(trial.rows and trial.end != "failed" for trial in state.trials.values())
+    if usable:
+        path = report.write(folder, console)
+        console.print(f"report: {path}", highlight=False, soft_wrap=True)
+        if not unfinished:
+            _export(folder, folder / "export", 1, console)
+    if unfinished:
+        console.print(f"{unfinished} trials are left; go on with:", highlight=False)
+        console.print(f"  python run_search.py --resume {folder}", highlight=False, soft_wrap=True)
+        return RESUMABLE
+    if not usable:
+        print(f"error: no trial of {folder} gave a figure; its ledger says why", file=sys.stderr)
+        return NOTHING
+    return DONE
+
+
+def _export(run: Path, target: Path, top: int, console: Console) -> None:
+    from kd_tune import export
+
+    for line in export.export_best(run, target, top):
+        console.print(f"export: {line}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

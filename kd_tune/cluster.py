@@ -1,0 +1,142 @@
+"""Ray: started with safe defaults, asked what it can hold, and given a run's trials."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# Read by Ray when it is imported.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+
+import ray
+from ray import tune
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+
+from kd_tune import records
+from kd_tune.config import ConfigError, ResourcesConfig, SearchFile
+from kd_tune.ledger import Run
+from kd_tune.records import METRIC
+from kd_tune.scheduler import Referee, RunScheduler
+from kd_tune.searcher import RunSearcher
+from kd_tune.trainable import RunContext, train_trial
+
+# Clean-up that takes longer than Tune's two seconds turns the next trial on a reused actor into an error.
+WORKER_ENVIRONMENT = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "60", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def fit(
+    run: Run, file: SearchFile, context: RunContext, referee: Referee, address: str | None, time_budget: float | None
+) -> None:
+    """Gives Ray everything that a run still has to do; returns when it is done, interrupted, or out of time.
+
+    Raises:
+        ConfigError: the cluster cannot be reached, or can never hold a trial.
+    """
+    with _connected(address):
+        slots = _num_slots(file.resources)
+        tuner = tune.Tuner(
+            tune.with_resources(
+                tune.with_parameters(train_trial, context=context),
+                {"cpu": file.resources.cpus_per_trial, "gpu": file.resources.gpus_per_trial},
+            ),
+            tune_config=tune.TuneConfig(
+                metric=METRIC,
+                mode="max",
+                search_alg=RunSearcher(run, context.spaces, file.search),
+                scheduler=RunScheduler(run, referee),
+                num_samples=len(run.state.unfinished()) + run.state.num_missing(),
+                max_concurrent_trials=slots,  # without it Tune starts a searcher's trials one by one
+                reuse_actors=True,
+                time_budget_s=time_budget,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name=f"launch_{run.state.launches:02d}",
+                storage_path=str((run.folder / "ray").resolve()),
+                failure_config=tune.FailureConfig(max_failures=file.search.max_failures),
+                callbacks=[_FailureRecorder(run)],
+                verbose=0,
+            ),
+        )
+        tuner.fit()
+
+
+class _FailureRecorder(Callback):
+    """Records why trials broke: those that start again, and those that do not."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._run.record(records.RETRIED, trial=trial.config["number"], error=_last_error(trial))
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        state = self._run.state.trials[trial.config["number"]]
+        self._run.record(
+            records.STOPPED, trial=state.number, reason="failed", epoch=state.epoch, error=_last_error(trial)
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Ray pickles callbacks into its snapshots, which kd_tune never reads
+
+
+@contextmanager
+def _connected(address: str | None) -> Iterator[None]:
+    """Ray on this machine alone, or a running cluster to which kd_tune's code is sent."""
+    os.environ.update(WORKER_ENVIRONMENT)
+    if ray.is_initialized():  # by whoever uses kd_tune as a library
+        yield
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    try:
+        if address is None:
+            ray.init(address="local", include_dashboard=False, **options)
+        else:
+            package = str(Path(__file__).resolve().parent)
+            ray.init(address=address, runtime_env={"py_modules": [package], "env_vars": WORKER_ENVIRONMENT}, **options)
+    except (ConnectionError, ValueError) as error:
+        raise ConfigError(f"--address {address}: no Ray cluster could be reached: {error}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _num_slots(resources: ResourcesConfig) -> int:
+    """How many trials the cluster holds at once."""
+    slots = 0
+    for node in ray.nodes():
+        if not node["Alive"]:
+            continue
+        here = node["Resources"]
+        fits = int(here.get("CPU", 0) // resources.cpus_per_trial)
+        if resources.gpus_per_trial:
+            gpus = here.get("GPU", 0)
+            share = resources.gpus_per_trial
+            fits = min(fits, int(gpus // share) if share >= 1 else int(gpus) * int(1 / share + 1e-9))
+        slots += fits
+    if slots == 0:
+        total = ray.cluster_resources()
+        raise ConfigError(
+            f"resources: a trial asks for {resources.cpus_per_trial} CPUs and {resources.gpus_per_trial:g} GPUs, but no node "
+            f"has them (all nodes together: {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs)"
+        )
+    return slots
+
+
+def _trial_name(trial: Trial) -> str:
+    return f"{trial.config['number']:04d}_{trial.config['arm']}"
+
+
+def _last_error(trial: Trial) -> str:
+    """The last line of what went wrong."""
+    lines = [line for line in str(trial.get_error() or "unknown").splitlines() if line.strip()]
+    return lines[-1].strip()[:500] if lines else "unknown"

@@ -1,0 +1,223 @@
+"""The append-only record of a run, and the state of the run that it adds up to.
+
+The ledger is the source of truth: JSON lines in numbered segments, each written and flushed before anything follows from
+it. A launcher writes to a segment of its own, so a line that a killed one left half written is always a segment's last,
+and readers pass over it. Folding the events gives the run's state, live and after a crash by the same code.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from kd_tune import records
+from kd_tune.config import ConfigError
+from kd_tune.paths import write_json
+from kd_tune.records import METRIC, StopReason, finite_or_none
+
+Event = dict[str, Any]
+SEGMENT_LINES = 20_000
+MANIFEST = "manifest.json"
+SEARCH_FILE = "search.yaml"
+
+
+@dataclass
+class TrialState:
+    """A trial as the ledger has it.
+
+    Attributes:
+        number: in the order of proposals, over all arms.
+        arm: the arm that it belongs to.
+        draw: its parameters by name.
+        attempt: 0, and one more for every time that epochs had to be run again.
+        rows: its epochs' metrics by epoch; of epochs that were run again, the last.
+        latest: the epoch that was reported last; below an earlier one while epochs are run again.
+        end: why it ended; None while it can go on.
+        error: the last error, if it failed.
+    """
+
+    number: int
+    arm: str
+    draw: dict[str, Any]
+    attempt: int = 0
+    rows: dict[int, Event] = field(default_factory=dict)
+    latest: int = 0
+    end: StopReason | None = None
+    error: str | None = None
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return max(self.rows, default=0)
+
+    @property
+    def value(self) -> float | None:
+        """The metric of the last epoch (never the best one); None before the first and where it was not finite."""
+        return self.rows[self.epoch].get(METRIC) if self.rows else None
+
+
+@dataclass
+class RunState:
+    """What a ledger adds up to.
+
+    Attributes:
+        trials: by number.
+        quota: trials wanted, by arm.
+        launches: how often a launcher opened the run.
+        test_openings: events that opened the test set.
+    """
+
+    trials: dict[int, TrialState] = field(default_factory=dict)
+    quota: dict[str, int] = field(default_factory=dict)
+    launches: int = 0
+    test_openings: list[Event] = field(default_factory=list)
+
+    def apply(self, event: Event) -> None:
+        """Folds one event in; kinds that change no state are passed over."""
+        kind = event["event"]
+        if kind == records.STARTED:
+            self.launches += 1
+            self.quota = self.quota or dict(event["quota"])
+        elif kind == records.EXTENDED:
+            self.quota = {arm: count + event["num_trials"] for arm, count in self.quota.items()}
+        elif kind == records.PROPOSED:
+            self.trials[event["trial"]] = TrialState(event["trial"], event["arm"], event["draw"])
+        elif kind == records.EPOCH:
+            trial = self.trials[event["trial"]]
+            trial.attempt, trial.latest = event["attempt"], event["epoch"]
+            trial.rows[event["epoch"]] = event
+        elif kind == records.STOPPED:
+            self.trials[event["trial"]].end = event["reason"]
+            self.trials[event["trial"]].error = event.get("error")
+        elif kind == records.TEST_OPENED:
+            self.test_openings.append(event)
+
+    def of_arm(self, arm: str) -> list[TrialState]:
+        """An arm's trials in the order of proposals."""
+        return [trial for _, trial in sorted(self.trials.items()) if trial.arm == arm]
+
+    def unfinished(self) -> list[TrialState]:
+        """Trials that can go on, in the order of proposals."""
+        return [trial for _, trial in sorted(self.trials.items()) if trial.end is None]
+
+    def num_missing(self) -> int:
+        """Trials that were not proposed yet."""
+        return max(0, sum(self.quota.values()) - len(self.trials))
+
+
+def read_events(folder: Path) -> Iterator[Event]:
+    """Every whole event of a run's ledger, in order.
+
+    Raises:
+        ConfigError: a line that is not a segment's last is not an event.
+    """
+    for segment in sorted((folder / "ledger").glob("*.jsonl")):
+        lines = segment.read_bytes().split(b"\n")
+        lines.pop()  # what follows the last line's end: nothing, or a line cut off by a kill
+        for number, line in enumerate(lines, start=1):
+            try:
+                event = json.loads(line)
+                kind = event["event"]
+            except (ValueError, TypeError, KeyError):
+                raise ConfigError(f"{segment}:{number}: not a ledger event; the file was changed or damaged") from None
+            assert isinstance(kind, str)
+            yield event
+
+
+def replay(folder: Path) -> RunState:
+    """The state of a run, from its ledger alone.
+
+    Raises:
+        ConfigError: no run here, or a damaged ledger.
+    """
+    if not (folder / "ledger").is_dir():
+        raise ConfigError(f"{folder}: no run here (it has no ledger)")
+    state = RunState()
+    for event in read_events(folder):
+        try:
+            state.apply(event)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{folder}: the ledger's event {event} cannot be followed: {error!r}") from None
+    return state
+
+
+class Run:
+    """A run that this process writes: its folder, locked, and its state.
+
+    Args:
+        folder: the run's.
+
+    Raises:
+        ConfigError: another launcher holds the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.listeners: list[Callable[[Event, RunState], None]] = []
+        self._lock = (folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise ConfigError(f"{folder}: another process is running this search; wait for it, or stop it") from None
+        self.state = replay(folder)
+        self._segment: TextIO | None = None
+        self._lines = 0
+
+    @classmethod
+    def create(cls, folder: Path, search_yaml: str, manifest: dict[str, Any]) -> Run:
+        """Makes a new run.
+
+        Raises:
+            ConfigError: the name is taken; nothing is ever overwritten.
+        """
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            raise ConfigError(already_there(folder)) from None
+        except OSError as error:
+            raise ConfigError(f"{folder}: cannot be made: {error.strerror}") from None
+        (folder / "ledger").mkdir()
+        (folder / SEARCH_FILE).write_text(search_yaml, encoding="utf-8")
+        write_json(folder / MANIFEST, manifest)
+        return cls(folder)
+
+    def record(self, event: str, **fields: Any) -> None:
+        """Writes an event, then folds it into the state and tells the listeners."""
+        if self._segment is None or self._lines >= SEGMENT_LINES:
+            self._next_segment()
+        assert self._segment is not None
+        content = finite_or_none({"event": event, "time": round(time.time(), 3), **fields})
+        self._segment.write(json.dumps(content, allow_nan=False) + "\n")
+        self._segment.flush()
+        self._lines += 1
+        self.state.apply(content)
+        for listener in self.listeners:
+            listener(content, self.state)
+
+    def close(self) -> None:
+        """Closes the ledger and lets other launchers in."""
+        if self._segment is not None:
+            self._segment.close()
+            self._segment = None
+        self._lock.close()
+
+    def _next_segment(self) -> None:
+        if self._segment is not None:
+            self._segment.close()
+        numbers = [int(path.stem) for path in (self.folder / "ledger").glob("*.jsonl")]
+        path = self.folder / "ledger" / f"{max(numbers, default=-1) + 1:05d}.jsonl"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        self._segment = os.fdopen(descriptor, "w", encoding="utf-8")
+        self._lines = 0
+
+
+def already_there(folder: Path) -> str:
+    """What to say of a run's name that is taken."""
+    return f"{folder}: there is a run of this name; take another --name, or go on with --resume {folder}"

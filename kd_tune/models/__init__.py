@@ -1,0 +1,18 @@
+"""STUDENTS and TEACHERS: a file per family, a line per network.
+
+Every entry is called with `num_classes`, `in_channels` and `image_size`, which the data set supplies, and with its own
+arguments, which a search file may set; all have defaults. It returns a module from images `[B, C, H, W]` to logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from kd_tune.models.compact import compact, digits
+from kd_tune.models.studentnet import StudentNet
+from kd_tune.models.vgg import vgg13_bn
+
+STUDENTS: dict[str, Callable[..., nn.Module]] = {"studentnet": StudentNet}
+TEACHERS: dict[str, Callable[..., nn.Module]] = {"compact": compact, "digits": digits, "vgg13_bn": vgg13_bn}

@@ -1,0 +1,258 @@
+"""What a search needs before it starts: its data, a teacher, the teacher's soft targets. Made once, found again after."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from kd_tune import checkpoint, host, soft_targets, teacher
+from kd_tune.catalog import build_network, check_trial, load_dataset
+from kd_tune.config import ConfigError, Source, known_names, override, parse_search_file
+from kd_tune.data import DATASETS, Dataset
+from kd_tune.manifest import hardware, versions
+from kd_tune.records import Assignment
+from kd_tune.space import Space
+from kd_tune.teacher import Teacher
+from kd_tune.watch import duration, progress
+
+TEACHER_SEED = 0
+
+# How a teacher is trained when a search needs one and none is there; chosen on validation data. `kd-tune teacher train
+# --set training.num_epochs=6` changes any of it.
+RECIPES: dict[str, dict[str, Any]] = {
+    "digits": {
+        "objective": {"name": "label_smoothing", "smoothing": 0.1},
+        "optimizer": {"name": "sgd", "lr": 0.1, "weight_decay": 5e-4},
+        "training": {"num_epochs": 15, "batch_size": 100, "views": 81},
+    },
+    "compact": {
+        "objective": {"name": "label_smoothing", "smoothing": 0.1},
+        "optimizer": {"name": "sgd", "lr": 0.3, "weight_decay": 5e-4},
+        "training": {"num_epochs": 24, "batch_size": 512, "views": 162},
+    },
+    "vgg13_bn": {
+        "objective": {"name": "label_smoothing", "smoothing": 0.1},
+        "optimizer": {"name": "sgd", "lr": 0.1, "weight_decay": 5e-4},
+        "training": {"num_epochs": 100, "batch_size": 256, "views": 162},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the trials of a search share.
+
+    Attributes:
+        dataset: loaded, split.
+        teacher: loaded and verified, if the trial names one.
+        bank: folder of its soft targets, filled.
+    """
+
+    dataset: Dataset
+    teacher: Teacher | None
+    bank: Path | None
+
+    def fingerprints(self) -> dict[str, str | None]:
+        """What a resumed run must find unchanged."""
+        return {
+            "data": self.dataset.fingerprint,
+            "teacher": None if self.teacher is None else self.teacher.fingerprint,
+        }
+
+
+def best_device() -> torch.device:
+    """The fastest device of this process."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def prepare(trial: Mapping[str, Any], source: Path | None, console: Console) -> Prepared:
+    """Loads the data, finds the teacher or trains it, and fills the bank for the views that the trial asks for.
+
+    Raises:
+        ConfigError: data are missing; teacher or bank do not fit or are damaged.
+    """
+    dataset = load_dataset(trial["dataset"], source)
+    if "teacher" not in trial:
+        return Prepared(dataset, None, None)
+    found = find_or_train_teacher(trial["teacher"], trial["dataset"], dataset, source, console)
+    views = trial["training"].get("views", 1)
+    return Prepared(dataset, found, fill_bank(found, dataset, views, console))
+
+
+def find_or_train_teacher(
+    section: Mapping[str, Any], dataset_section: Mapping[str, Any], dataset: Dataset, source: Path | None, console: Console
+) -> Teacher:
+    """The teacher that a section names: from the cache, or trained now, once."""
+    folder = teacher.folder_of(section, dataset)
+    if teacher.exists(folder):
+        found = teacher.load(folder, dataset)
+        console.print(f"teacher: {found.describe()}", highlight=False, soft_wrap=True)
+        return found
+    if "weights" in section:
+        raise ConfigError(f"trial.teacher.weights: {folder} holds no teacher; `kd-tune teacher train --out` makes one")
+    console.print(f"teacher: no {section['name']} for {dataset.name} yet; training it now, once", highlight=False)
+    return train_teacher(folder, recipe(section, dataset_section), dataset, source, console)
+
+
+def recipe(section: Mapping[str, Any], dataset_section: Mapping[str, Any]) -> dict[str, Any]:
+    """The trial by which a teacher is trained: a trial without a teacher whose student is the teacher's network."""
+    if section["name"] not in RECIPES:
+        raise ConfigError(f"there is no recipe to train a {section['name']}; known: {', '.join(sorted(RECIPES))}")
+    return {"dataset": dict(dataset_section), "student": dict(section), **RECIPES[section["name"]]}
+
+
+def train_teacher(folder: Path, trial: Mapping[str, Any], dataset: Dataset, source: Path | None, console: Console) -> Teacher:
+    """Trains a teacher through the engine, with checkpoints; a training that was stopped goes on.
+
+    Args:
+        folder: where the teacher will lie.
+        trial: its recipe.
+        dataset: what it learns.
+        source: where the data lie.
+        console: shows progress.
+
+    Raises:
+        ConfigError: an unfinished training of another recipe lies in the way, or the training diverged.
+    """
+    work = folder.with_name(folder.name + ".training")
+    _check_unfinished(work, trial)
+    assignment = Assignment(
+        number=0,
+        arm="teacher",
+        trial=dict(trial),
+        seed=TEACHER_SEED,
+        checkpoints=str(work),
+        source=None if source is None else str(source),
+        bank=None,
+        checkpoint_epochs=(trial["training"]["num_epochs"],),
+        device=best_device().type,
+        threads=torch.get_num_threads(),
+    )
+    began = time.monotonic()
+    row = None
+    with progress(console, f"training {trial['student']['name']}, epoch") as advance:
+        for row in host.open_trial(assignment):
+            advance(row.epoch, trial["training"]["num_epochs"], f"validation {row.val_accuracy:.2%}")
+    assert row is not None
+    if row.diverged:
+        shutil.rmtree(work)
+        raise ConfigError(f"the training of the teacher diverged in epoch {row.epoch}; lower --set optimizer.lr")
+    newest = checkpoint.newest(work)
+    assert newest is not None
+    record = checkpoint.read_json(newest / checkpoint.TRIAL)
+    network = build_network(trial["student"], dataset.num_classes, dataset.in_channels, dataset.image_size)
+    checkpoint.load_weights(newest / checkpoint.WEIGHTS, network)
+    teacher.save(
+        folder,
+        network,
+        {
+            "architecture": trial["student"],
+            "input": record["input"],
+            "class_names": record["class_names"],
+            "normalisation": record["normalisation"],
+            "recipe": dict(trial),
+            "seed": TEACHER_SEED,
+            "dataset": record["dataset"],
+            "val_accuracy": row.val_accuracy,
+            "val_loss": row.val_loss,
+            "num_parameters": row.num_parameters,
+            "seconds_of_last_launch": round(time.monotonic() - began, 1),
+            "threads": assignment.threads,
+            "hardware": hardware(),
+            "versions": versions(),
+            "test_openings": [],
+        },
+    )
+    shutil.rmtree(work)
+    trained = teacher.load(folder, dataset)
+    console.print(
+        f"teacher: trained in {duration(time.monotonic() - began)}: {trained.describe()}", highlight=False, soft_wrap=True
+    )
+    return trained
+
+
+def measure_teacher(folder: Path, dataset: Dataset) -> dict[str, Any]:
+    """Opens the test set for a teacher, and records the opening and its figure in `teacher.json`."""
+    found = teacher.load(folder, dataset)
+    opening: dict[str, Any] = {"time": time.time()}
+
+    def log(what: dict[str, Any]) -> None:
+        opening.update(what)
+        teacher.update_record(folder, test_openings=[*found.record.get("test_openings", []), opening])
+
+    images = dataset.open_test("teacher measure", log)
+    opening["test_accuracy"] = teacher.accuracy(found, images, best_device())
+    opening["num_images"] = len(images)
+    teacher.update_record(folder, test_openings=[*found.record.get("test_openings", []), opening])
+    return opening
+
+
+def fill_bank(found: Teacher, dataset: Dataset, views: int, console: Console) -> Path:
+    """The folder of a teacher's soft targets, with at least so many views."""
+    folder = soft_targets.folder_of(found, dataset)
+    missing = soft_targets.missing_images(folder, dataset, views)
+    if missing:
+        began = time.monotonic()
+        with progress(console, f"soft targets, {views} views") as advance:
+            soft_targets.fill(folder, found, dataset, views, best_device(), advance)
+        seconds = time.monotonic() - began
+        rate = missing / seconds
+        console.print(
+            f"soft targets: {missing} answers in {duration(seconds)} ({rate:.0f} a second), in {folder}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    soft_targets.open_bank(
+        folder, soft_targets.fingerprint_of(found, dataset), len(dataset.train), dataset.num_classes, views
+    )
+    if not missing:
+        console.print(f"soft targets: {views} views in {folder}", highlight=False, soft_wrap=True)
+    return folder
+
+
+def _check_unfinished(work: Path, trial: Mapping[str, Any]) -> None:
+    found = checkpoint.newest(work)
+    if found is None:
+        return
+    if checkpoint.read_json(found / checkpoint.TRIAL).get("trial") != trial:
+        raise ConfigError(f"{work}: an unfinished training with another recipe lies here; finish it, or delete the folder")
+
+
+def checked_recipe(
+    section: Mapping[str, Any], dataset_section: Mapping[str, Any], overrides: list[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A teacher's recipe with overrides, checked like any other trial.
+
+    Returns:
+        The recipe, and its `dataset` section.
+
+    Raises:
+        ConfigError: an unknown name, or a value outside its domain.
+    """
+    raw: dict[str, Any] = {"trial": json.loads(json.dumps(recipe(section, dataset_section)))}
+    for text in overrides:
+        override(raw["trial"], text)
+    file = parse_search_file(raw, Source("teacher recipe", {}))
+    problems = check_trial(file.trial, file.source)
+    if not problems and Space(file.trial).parameters():
+        problems = ["teacher recipe: a teacher is trained once; it cannot hold ranges"]
+    if problems:
+        raise ConfigError(problems)
+    return file.trial, file.trial["dataset"]
+
+
+def locate_teacher(name: str, dataset_name: str, source: Path | None) -> tuple[Path, Dataset]:
+    """The folder of a teacher by name or path, and the data set loaded."""
+    if dataset_name not in DATASETS:
+        raise ConfigError(f"unknown data set '{dataset_name}'; {known_names(dataset_name, DATASETS)}")
+    dataset = load_dataset({"name": dataset_name}, source)
+    path = Path(name)
+    return (path if teacher.exists(path) else teacher.folder_of({"name": name}, dataset)), dataset

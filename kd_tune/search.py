@@ -1,0 +1,247 @@
+"""A search from its file to its end: check everything, prepare, run on Ray, and go on after a stop.
+
+Resuming and extending are one operation: replay the ledger, continue unfinished trials from their checkpoints, propose
+what is missing. Nothing depends on Ray's own snapshots.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import yaml
+from rich.console import Console
+
+from kd_tune import cluster, records
+from kd_tune.catalog import build_objective, build_student, check_trial, control_objective
+from kd_tune.config import ConfigError, SearchFile, TrainingConfig, load_search_file
+from kd_tune.data import Dataset
+from kd_tune.engine import check_fit
+from kd_tune.ledger import MANIFEST, SEARCH_FILE, Event, Run, RunState, already_there, read_events
+from kd_tune.manifest import hardware, versions
+from kd_tune.prepare import Prepared, prepare
+from kd_tune.checkpoint import read_json
+from kd_tune.scheduler import Referee, replay_verdicts
+from kd_tune.space import Space
+from kd_tune.trainable import RunContext, checkpoints_of
+from kd_tune.watch import watching
+
+CHECKED_DRAWS = 200
+KEPT_CHECKPOINTS = 5  # of each arm's best trials; the others' are deleted when they end
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a search is started or resumed, beside what its file says.
+
+    Attributes:
+        source: where the data lie; None: the usual place, or where the run found them.
+        address: of a running Ray cluster; None: Ray on this machine alone.
+        time_budget: seconds of searching before this launch stops; None: no limit.
+    """
+
+    source: Path | None = None
+    address: str | None = None
+    time_budget: float | None = None
+
+
+def start(file: SearchFile, folder: Path, launch: Launch, console: Console) -> RunState:
+    """Runs a new search in a folder that must not exist yet.
+
+    Returns:
+        The state that the search ended in.
+
+    Raises:
+        ConfigError: anything that is wrong with file, data, teacher or folder; nothing is left behind.
+    """
+    spaces = check(file)
+    if folder.exists():
+        raise ConfigError(already_there(folder))
+    prepared = prepare(file.trial, launch.source, console)
+    check_draws(spaces, prepared.dataset, file.search.seed)
+    manifest = {
+        "kind": "kd_tune run",
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "search_file": file.source.name,
+        "source": None if launch.source is None else str(launch.source.resolve()),
+        "seed": file.search.seed,
+        "fingerprints": prepared.fingerprints(),
+        "dataset": {
+            "name": prepared.dataset.name,
+            "split": prepared.dataset.split,
+            "class_names": list(prepared.dataset.class_names),
+        },
+        "teacher": None if prepared.teacher is None else _about_teacher(prepared),
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+    run = Run.create(folder, yaml.safe_dump(file.raw, sort_keys=False), manifest)
+    return _run(run, file, spaces, prepared, launch, console)
+
+
+def resume(folder: Path, extend: int, launch: Launch, console: Console) -> RunState:
+    """Goes on with a run: unfinished trials, trials not proposed yet, and `extend` more in every arm.
+
+    Raises:
+        ConfigError: no run here, somebody else is running it, or data or teacher have changed since.
+    """
+    if not (folder / SEARCH_FILE).exists():
+        raise ConfigError(f"{folder}: no run here (it has no {SEARCH_FILE})")
+    file = load_search_file(folder / SEARCH_FILE)
+    spaces = check(file)
+    manifest = read_json(folder / MANIFEST)
+    source = launch.source or (Path(manifest["source"]) if manifest.get("source") else None)
+    run = Run(folder)
+    try:
+        prepared = prepare(file.trial, source, console)
+        if prepared.fingerprints() != manifest["fingerprints"]:
+            raise ConfigError(
+                f"{folder}: data or teacher are not those that the run started with "
+                f"(now {prepared.fingerprints()}, then {manifest['fingerprints']})"
+            )
+        if extend:
+            run.record(records.EXTENDED, num_trials=extend)
+    except BaseException:
+        run.close()
+        raise
+    return _run(run, file, spaces, prepared, Launch(source, launch.address, launch.time_budget), console)
+
+
+def check(file: SearchFile) -> dict[str, Space]:
+    """Checks all of a search file that can be checked without its data.
+
+    Returns:
+        The space of every arm.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    problems = check_trial(file.trial, file.source)
+    if problems:
+        raise ConfigError(problems)
+    spaces = {arm.name: _space_of_arm(file.trial, arm.name) for arm in file.search.arms}
+    known = Space(file.trial)
+    for index, point in enumerate(file.search.points):
+        problems += [file.source.problem(("search", "points", index), text) for text in known.problems_of(point)]
+    if file.search.sampler.name == "grid":
+        for space in spaces.values():
+            try:
+                space.grid()
+            except ValueError as error:
+                problems.append(file.source.problem(("search", "sampler"), str(error)))
+    if problems:
+        raise ConfigError(problems)
+    return spaces
+
+
+def check_draws(spaces: Mapping[str, Space], dataset: Dataset, seed: int) -> None:
+    """Binds a couple of hundred random draws of every arm to the data set; ConfigError if one cannot be trained."""
+    problems: set[str] = set()
+    for space in spaces.values():
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed % 2**32))
+        for _ in range(CHECKED_DRAWS if space.parameters() else 1):
+            trial = space.fill(space.suggest(study.ask()))
+            try:
+                check_fit(trial, TrainingConfig.model_validate(trial["training"]), dataset)
+                build_objective(trial["objective"])
+                build_student(trial["student"], dataset)
+            except ConfigError as error:
+                problems.update(error.problems)
+    if problems:
+        raise ConfigError(sorted(problems))
+
+
+def _space_of_arm(trial: Mapping[str, Any], arm: str) -> Space:
+    """The file's own trial, or the same with an objective that the teacher has no part in.
+
+    Controls keep the teacher section: nothing is learnt from it, but their agreement with it is measured.
+    """
+    template = dict(trial)
+    template["training"] = TrainingConfig.model_validate(_constants(trial["training"])).model_dump() | trial["training"]
+    if arm != "distil":
+        template["objective"] = control_objective(arm)
+    return Space(template)
+
+
+def _constants(training: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in training.items() if isinstance(value, int | float | str)}
+
+
+def _about_teacher(prepared: Prepared) -> dict[str, Any]:
+    assert prepared.teacher is not None
+    record = prepared.teacher.record
+    kept = ("architecture", "recipe", "seed", "dataset", "val_accuracy", "num_parameters")
+    return {key: record.get(key) for key in kept} | {"folder": str(prepared.teacher.folder)}
+
+
+def _run(
+    run: Run, file: SearchFile, spaces: dict[str, Space], prepared: Prepared, launch: Launch, console: Console
+) -> RunState:
+    try:
+        num_epochs = file.trial["training"]["num_epochs"]
+        events = list(read_events(run.folder))
+        quota = file.search.trials_by_arm()
+        run.record(records.STARTED, quota=quota, versions=versions(), time_budget=launch.time_budget)
+        referee = Referee(file.search.scheduler, tuple(spaces), num_epochs)
+        replay_verdicts(run, referee, events)
+        context = RunContext(
+            spaces=spaces,
+            seed=file.search.seed,
+            checkpoints=str((run.folder / "checkpoints").resolve()),
+            source=None if launch.source is None else str(launch.source.resolve()),
+            bank=None if prepared.bank is None else str(prepared.bank.resolve()),
+            checkpoint_epochs=(*referee.epochs, num_epochs),
+            threads=file.resources.cpus_per_trial,
+        )
+        _announce(run, file, referee, console)
+        if run.state.unfinished() or run.state.num_missing():
+            run.listeners.append(_CheckpointKeeper(run.folder / "checkpoints"))
+            with watching(console, run.state, num_epochs) as watch:
+                run.listeners.append(watch)
+                cluster.fit(run, file, context, referee, launch.address, launch.time_budget)
+            run.listeners.clear()
+        left = len(run.state.unfinished()) + run.state.num_missing()
+        run.record(records.PAUSED if left else records.FINISHED, trials_left=left)
+        return run.state
+    finally:
+        run.close()
+
+
+def _announce(run: Run, file: SearchFile, referee: Referee, console: Console) -> None:
+    arms = ", ".join(f"{count} x {arm}" for arm, count in run.state.quota.items())
+    rungs = ", ".join(map(str, referee.epochs)) or "none: every trial is trained to the end"
+    num_epochs = file.trial["training"]["num_epochs"]
+    console.print(f"run: {run.folder}", highlight=False, soft_wrap=True)
+    console.print(f"trials: {arms}, {num_epochs} epochs each; rungs at epochs: {rungs}", highlight=False, soft_wrap=True)
+    if run.state.trials:
+        ended = sum(trial.end is not None for trial in run.state.trials.values())
+        console.print(
+            f"going on: {ended} trials have ended, {len(run.state.unfinished())} continue, "
+            f"{run.state.num_missing()} are still to come",
+            highlight=False,
+        )
+    console.print(f"watch: tensorboard --logdir {run.folder}", highlight=False, soft_wrap=True)
+
+
+class _CheckpointKeeper:
+    """Listens to a run, and deletes the checkpoints of trials that have ended outside their arm's best few."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __call__(self, event: Event, state: RunState) -> None:
+        if event["event"] != records.STOPPED:
+            return
+        arm = state.trials[event["trial"]].arm
+        ended = [trial for trial in state.of_arm(arm) if trial.end in ("completed", "pruned")]
+        ranked = sorted(ended, key=lambda trial: (-(trial.value or 0.0), trial.number))
+        useless = [trial for trial in state.of_arm(arm) if trial.end == "diverged"] + ranked[KEPT_CHECKPOINTS:]
+        for trial in useless:
+            checkpoints = checkpoints_of(self._folder, trial.number)
+            if checkpoints.exists():
+                shutil.rmtree(checkpoints)

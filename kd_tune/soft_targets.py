@@ -1,0 +1,195 @@
+"""The bank: a teacher's logits for every view of every training image, computed once, fingerprinted, memory-mapped.
+
+`logits.f16` is one array [V, N, C] of float16 that only ever grows at its end, so its length says how much of it is
+done: a fill that was killed goes on with the next image, and a bank of V views becomes one of V + 1 without a copy.
+
+Shapes: V views, N training images, C classes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kd_tune import checkpoint
+from kd_tune.augment import apply_views, view_table
+from kd_tune.config import ConfigError
+from kd_tune.data import Dataset
+from kd_tune.paths import cache_folder, write_json, written_whole
+from kd_tune.teacher import Answers, Teacher
+
+LOGITS = "logits.f16"
+VAL_LOGITS = "val_logits.npy"
+RECORD = "bank.json"
+BATCH = 500
+FORMAT = 1
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Soft targets, read-only.
+
+    Attributes:
+        logits: `[V, N, C]` float16, mapped from the file.
+        val_logits: `[M, C]` float16, of the clean validation images.
+        fingerprint: of teacher, data and views.
+    """
+
+    logits: np.ndarray
+    val_logits: np.ndarray
+    fingerprint: str
+
+
+def fingerprint_of(teacher: Teacher, dataset: Dataset) -> str:
+    """What a bank's content follows from: the teacher, the images in their order, and the table of views."""
+    digest = hashlib.sha256(f"{FORMAT}/{teacher.fingerprint}/{dataset.fingerprint}".encode())
+    digest.update(view_table(dataset.flips).astype("<i4").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def folder_of(teacher: Teacher, dataset: Dataset) -> Path:
+    """The bank's place in the cache."""
+    name = f"{teacher.record['architecture']['name']}-{dataset.name}-{fingerprint_of(teacher, dataset)}"
+    return cache_folder() / "banks" / name
+
+
+def missing_images(folder: Path, dataset: Dataset, views: int) -> int:
+    """How many answers a fill to so many views still has to ask for."""
+    done = _rows_done(folder, dataset.num_classes) if (folder / RECORD).exists() else 0
+    return max(0, views * len(dataset.train) - done)
+
+
+def fill(
+    folder: Path, teacher: Teacher, dataset: Dataset, views: int, device: torch.device, progress: Progress | None = None
+) -> None:
+    """Asks the teacher for what the bank lacks of its first `views` views.
+
+    Args:
+        folder: the bank's; made if it is not there.
+        teacher: whom to ask.
+        dataset: whose training and clean validation images.
+        views: 1 to 162 (81 without flips).
+        device: where the teacher answers.
+        progress: called with answers done and answers wanted.
+
+    Raises:
+        ConfigError: the folder holds the bank of another teacher, or somebody else is filling it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{folder}: another process is filling this bank; wait for it") from None
+        record = _start_record(folder, teacher, dataset)
+        answers = Answers(teacher, device)
+        if not (folder / VAL_LOGITS).exists():
+            val = np.concatenate([_ask(answers, dataset.val.images, at, 0, dataset, device) for at in _starts(dataset.val)])
+            with written_whole(folder / VAL_LOGITS) as temporary, temporary.open("wb") as file:
+                np.save(file, val)
+        _append_views(folder, record, answers, dataset, views, device, progress)
+
+
+def open_bank(folder: Path, fingerprint: str, num_images: int, num_classes: int, views: int) -> Bank:
+    """Maps a bank that is filled, after checking that it is the right one and undamaged.
+
+    Raises:
+        ConfigError: another teacher's or data set's, incomplete, or damaged.
+    """
+    record = checkpoint.read_json(folder / RECORD)
+    if record.get("fingerprint") != fingerprint:
+        raise ConfigError(
+            f"{folder}: this bank holds another teacher's or data set's answers (fingerprint {record.get('fingerprint')}, "
+            f"expected {fingerprint}, teacher {record.get('teacher')}); delete the folder to fill it anew"
+        )
+    checksums = record.get("checksums", [])
+    if len(checksums) < views:
+        raise ConfigError(f"{folder}: the bank holds {len(checksums)} views, not {views}; a search fills the rest")
+    try:
+        # Copy on write: torch wants an array that it may write to; the file stays as it is.
+        logits = np.memmap(folder / LOGITS, np.float16, "c", shape=(views, num_images, num_classes))
+        val_logits = np.load(folder / VAL_LOGITS, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder}: the bank is damaged: {error}; delete the folder to fill it anew") from None
+    for view, checksum in enumerate(checksums[:views]):
+        if zlib.crc32(logits[view].tobytes()) != checksum:
+            raise ConfigError(f"{folder}: view {view} of the bank is damaged; delete the folder to fill it anew")
+    return Bank(logits, val_logits, fingerprint)
+
+
+def _start_record(folder: Path, teacher: Teacher, dataset: Dataset) -> dict[str, Any]:
+    fingerprint = fingerprint_of(teacher, dataset)
+    if (folder / RECORD).exists():
+        record = checkpoint.read_json(folder / RECORD)
+        if record.get("fingerprint") != fingerprint:
+            raise ConfigError(f"{folder}: holds the answers of another teacher; delete the folder to fill it anew")
+        return record
+    (folder / LOGITS).unlink(missing_ok=True)
+    record = {
+        "format": FORMAT,
+        "fingerprint": fingerprint,
+        "teacher": teacher.fingerprint,
+        "data": dataset.fingerprint,
+        "num_images": len(dataset.train),
+        "num_classes": dataset.num_classes,
+        "checksums": [],
+    }
+    write_json(folder / RECORD, record)
+    return record
+
+
+def _append_views(
+    folder: Path,
+    record: dict[str, Any],
+    answers: Answers,
+    dataset: Dataset,
+    views: int,
+    device: torch.device,
+    progress: Progress | None,
+) -> None:
+    num_images, num_classes = len(dataset.train), dataset.num_classes
+    row_bytes = 2 * num_classes
+    done = _rows_done(folder, num_classes)
+    with (folder / LOGITS).open("ab") as file:
+        file.truncate(done * row_bytes)
+        for view in range(views):
+            for start in range(max(0, done - view * num_images), num_images, BATCH):
+                file.write(_ask(answers, dataset.train.images, start, view, dataset, device).tobytes())
+                file.flush()
+                if progress is not None:
+                    progress(min(view * num_images + start + BATCH, (view + 1) * num_images), views * num_images)
+            if view >= len(record["checksums"]):
+                block = np.memmap(folder / LOGITS, np.uint8, "r", view * num_images * row_bytes, (num_images * row_bytes,))
+                record["checksums"].append(zlib.crc32(block.tobytes()))
+                write_json(folder / RECORD, record)
+
+
+def _rows_done(folder: Path, num_classes: int) -> int:
+    path = folder / LOGITS
+    return path.stat().st_size // (2 * num_classes) if path.exists() else 0
+
+
+def _starts(images: Any) -> range:
+    return range(0, len(images), BATCH)
+
+
+def _ask(
+    answers: Answers, images: np.ndarray, start: int, view: int, dataset: Dataset, device: torch.device
+) -> np.ndarray:
+    """The teacher's float16 logits for one view of up to BATCH images."""
+    batch = torch.from_numpy(images[start : start + BATCH]).to(device)
+    if view:
+        row = torch.from_numpy(view_table(dataset.flips)[view]).to(device)
+        batch = apply_views(batch, row.expand(len(batch), 3))
+    logits: np.ndarray = answers(batch).half().cpu().numpy()
+    return logits

@@ -1,0 +1,141 @@
+"""A teacher on disk, loaded and verified: `teacher.safetensors` and `teacher.json`.
+
+`teacher.json` says how the weights came to be: recipe, seed, split, validation accuracy, and every opening of the test
+set. Teachers are kept in the cache by architecture and data, so that a search finds the one that an earlier one trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd_tune import checkpoint
+from kd_tune.catalog import build_network
+from kd_tune.config import ConfigError
+from kd_tune.data import Dataset, Images
+from kd_tune.paths import cache_folder, write_json, written_whole
+
+WEIGHTS = "teacher.safetensors"
+RECORD = "teacher.json"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network that answers for images.
+
+    Attributes:
+        folder: where it lies.
+        record: the content of `teacher.json`.
+        network: in evaluation mode, on the CPU.
+        fingerprint: of weights, architecture and normalisation.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    network: nn.Module
+    fingerprint: str
+
+    def describe(self) -> str:
+        """One line for a log."""
+        accuracy = self.record.get("val_accuracy")
+        measured = f", validation accuracy {accuracy:.2%}" if accuracy is not None else ""
+        return f"{self.record['architecture']['name']} ({self.fingerprint}{measured}) in {self.folder}"
+
+
+def folder_of(section: Mapping[str, Any], dataset: Dataset) -> Path:
+    """Where the teacher of a `teacher` section lies: its `weights`, or its place in the cache."""
+    if "weights" in section:
+        return Path(section["weights"]).expanduser()
+    arguments = json.dumps({key: section[key] for key in sorted(section)}, sort_keys=True)
+    key = hashlib.sha256(f"{arguments}/{dataset.fingerprint}".encode()).hexdigest()[:12]
+    return cache_folder() / "teachers" / f"{section['name']}-{dataset.name}-{key}"
+
+
+def exists(folder: Path) -> bool:
+    """Whether a teacher lies here."""
+    return (folder / RECORD).exists()
+
+
+def save(folder: Path, network: nn.Module, record: dict[str, Any]) -> None:
+    """Writes a teacher, whole or not at all."""
+    with written_whole(folder) as temporary:
+        temporary.mkdir(parents=True)
+        checkpoint.save_weights(temporary / WEIGHTS, network)
+        sha256 = hashlib.sha256((temporary / WEIGHTS).read_bytes()).hexdigest()
+        write_json(temporary / RECORD, record | {"weights_sha256": sha256})
+
+
+def load(folder: Path, dataset: Dataset) -> Teacher:
+    """Reads a teacher for a data set.
+
+    Raises:
+        ConfigError: it is missing or damaged, or made for other images or classes.
+    """
+    if not exists(folder):
+        raise ConfigError(f"{folder}: no teacher here; `kd-tune teacher train` makes one")
+    record = checkpoint.read_json(folder / RECORD)
+    try:
+        architecture, shape = record["architecture"], record["input"]
+        classes, channels, size = shape["num_classes"], shape["in_channels"], shape["image_size"]
+        expected_sha, normalisation = record["weights_sha256"], record["normalisation"]
+    except (KeyError, TypeError):
+        raise ConfigError(f"{folder / RECORD}: not a teacher's record; train or import the teacher again") from None
+    problems = []
+    if classes != dataset.num_classes:
+        problems.append(f"the teacher knows {classes} classes, but {dataset.name} has {dataset.num_classes}")
+    if (channels, size) != (dataset.in_channels, dataset.image_size):
+        problems.append(
+            f"the teacher takes {channels} x {size} x {size} images, "
+            f"but those of {dataset.name} are {dataset.in_channels} x {dataset.image_size} x {dataset.image_size}"
+        )
+    if problems:
+        raise ConfigError([f"{folder}: {problem}" for problem in problems])
+    try:
+        sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{folder / WEIGHTS}: cannot be read: {error.strerror}") from None
+    if sha256 != expected_sha:
+        raise ConfigError(f"{folder / WEIGHTS}: its content has changed since it was written; train it again")
+    network = build_network(architecture, classes, channels, size).eval().requires_grad_(False)
+    checkpoint.load_weights(folder / WEIGHTS, network)
+    identity = json.dumps([sha256, architecture, normalisation], sort_keys=True)
+    return Teacher(folder, record, network, hashlib.sha256(identity.encode()).hexdigest()[:16])
+
+
+def update_record(folder: Path, **changes: Any) -> None:
+    """Changes fields of `teacher.json`."""
+    write_json(folder / RECORD, checkpoint.read_json(folder / RECORD) | changes)
+
+
+class Answers:
+    """A teacher ready to answer on a device: uint8 images `[B, C, H, W]` to logits `[B, classes]`."""
+
+    def __init__(self, teacher: Teacher, device: torch.device) -> None:
+        self._network = teacher.network.to(device, memory_format=torch.channels_last)
+        normalisation = teacher.record["normalisation"]
+        self._mean = torch.tensor(normalisation["mean"], device=device).view(-1, 1, 1) * 255
+        self._std = torch.tensor(normalisation["std"], device=device).view(-1, 1, 1) * 255
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        pixels = (images.float() - self._mean) / self._std
+        logits: Tensor = self._network(pixels.to(memory_format=torch.channels_last))
+        return logits.float()
+
+
+def accuracy(teacher: Teacher, images: Images, device: torch.device, batch_size: int = 500) -> float:
+    """Share of images that the teacher classifies right, in plain evaluation of the clean image."""
+    answers = Answers(teacher, device)
+    right = 0
+    for start in range(0, len(images), batch_size):
+        batch = torch.from_numpy(images.images[start : start + batch_size]).to(device)
+        prediction = answers(batch).argmax(-1).cpu().numpy()
+        right += int((prediction == images.labels[start : start + batch_size]).sum())
+    return right / len(images)

@@ -1,0 +1,70 @@
+"""Ray's view of a trial: it asks a host for epochs and reports them. Loads no torch by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from kd_tune.records import Assignment, derive_seed
+from kd_tune.space import Space
+
+_OURS = ("number", "arm")
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What all trials of a run have in common; crosses to the workers once.
+
+    Attributes:
+        spaces: by arm.
+        seed: the search's.
+        checkpoints: folder that holds a folder for every trial.
+        source: where the data lie; None: the usual place.
+        bank: folder of the soft targets; None without a teacher.
+        checkpoint_epochs: rungs and the last epoch.
+        threads: of a trial on a CPU.
+    """
+
+    spaces: Mapping[str, Space]
+    seed: int
+    checkpoints: str
+    source: str | None
+    bank: str | None
+    checkpoint_epochs: tuple[int, ...]
+    threads: int
+
+    def assignment(self, config: Mapping[str, Any], device: str) -> Assignment:
+        """The trial that a proposal stands for."""
+        number, arm = config["number"], config["arm"]
+        draw = {name: value for name, value in config.items() if name not in _OURS}
+        return Assignment(
+            number=number,
+            arm=arm,
+            trial=self.spaces[arm].fill(draw),
+            seed=derive_seed(self.seed, "trial", number),
+            checkpoints=str(checkpoints_of(Path(self.checkpoints), number)),
+            source=self.source,
+            bank=self.bank,
+            checkpoint_epochs=self.checkpoint_epochs,
+            device=device,
+            threads=self.threads,
+        )
+
+
+def checkpoints_of(folder: Path, number: int) -> Path:
+    """The folder of one trial's checkpoints."""
+    return folder / f"{number:04d}"
+
+
+def train_trial(config: dict[str, Any], context: RunContext) -> None:
+    """One Ray Tune trial: reports a row an epoch, with `epoch` as TensorBoard's step."""
+    from kd_tune import host
+
+    device = "cuda" if ray.get_gpu_ids() else "cpu"
+    for row in host.open_trial(context.assignment(config, device)):
+        tune.report(row.to_metrics() | {"timesteps_total": row.epoch})

@@ -1,0 +1,173 @@
+"""What a person sees while work goes on: a live table or bar on a terminal, a line an event in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from kd_tune import records
+from kd_tune.ledger import Event, RunState, TrialState
+from kd_tune.records import STOP_REASONS
+
+LOG_SECONDS = 10.0
+
+
+class Advance:
+    """Told how far a piece of work has come; shows it now and then.
+
+    Args:
+        console: where to.
+        title: of the work.
+        bar: a rich progress bar, on a terminal.
+    """
+
+    def __init__(self, console: Console, title: str, bar: Progress | None) -> None:
+        self._console = console
+        self._title = title
+        self._bar = bar
+        self._task = None if bar is None else bar.add_task(title, total=None)
+        self._began = time.monotonic()
+        self._first: int | None = None
+        self._shown = self._began
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Work done so far and in all; what was done before the first call is not counted as this process's speed."""
+        if self._first is None:
+            self._first = done
+            self._began = time.monotonic()
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, total=total, description=f"{self._title} {note}")
+            return
+        now = time.monotonic()
+        if done < total and now - self._shown < LOG_SECONDS:
+            return
+        self._shown = now
+        here = done - self._first
+        eta = f", {duration((now - self._began) / here * (total - done))} left" if here and done < total else ""
+        self._console.print(f"{self._title} {done}/{total}{eta} {note}".rstrip(), highlight=False)
+
+
+@contextmanager
+def progress(console: Console, title: str) -> Iterator[Advance]:
+    """Progress with an ETA: a bar on a terminal, a line every few seconds otherwise."""
+    if not console.is_terminal:
+        yield Advance(console, title, None)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        yield Advance(console, title, bar)
+
+
+@contextmanager
+def watching(console: Console, state: RunState, num_epochs: int) -> Iterator[Watch]:
+    """A watch over a search; on a terminal it holds a live table."""
+    watch = Watch(console, state, num_epochs)
+    if not console.is_terminal:
+        yield watch
+        return
+    with Live(get_renderable=watch.render, console=console, refresh_per_second=2):
+        yield watch
+
+
+class Watch:
+    """Follows a run's events.
+
+    Args:
+        console: where to show them.
+        state: the run's, live.
+        num_epochs: of a whole trial.
+    """
+
+    def __init__(self, console: Console, state: RunState, num_epochs: int) -> None:
+        self._console = console
+        self._state = state
+        self._num_epochs = num_epochs
+        self._began = time.monotonic()
+        self._epochs_here = 0
+        self._best: dict[str, float] = {}
+
+    def __call__(self, event: Event, state: RunState) -> None:
+        """Listens to a run: counts epochs, and in a log prints what a person would want to know."""
+        self._epochs_here += event["event"] == records.EPOCH
+        if not self._console.is_terminal:
+            line = self._line(event)
+            if line:
+                self._console.print(line, highlight=False, soft_wrap=True)
+
+    def eta_seconds(self) -> float | None:
+        """Seconds to the end, from this launch's speed and the length of the trials that ended so far."""
+        if not self._epochs_here:
+            return None
+        left = 0.0
+        for arm, quota in self._state.quota.items():
+            trials = self._state.of_arm(arm)
+            ended = [trial.epoch for trial in trials if trial.end is not None]
+            typical = sum(ended) / len(ended) if ended else self._num_epochs / 2
+            running = [trial for trial in trials if trial.end is None]
+            left += sum(max(1.0, typical - trial.epoch) for trial in running) + typical * max(0, quota - len(trials))
+        return left * (time.monotonic() - self._began) / self._epochs_here
+
+    def render(self) -> RenderableType:
+        """The live table: trials by state and the best so far, for every arm."""
+        table = Table(box=None, pad_edge=False)
+        for title in ("arm", "trials", "running", *STOP_REASONS, "best", "trial"):
+            table.add_column(title, justify="left" if title == "arm" else "right", no_wrap=True)
+        for arm, quota in self._state.quota.items():
+            trials = self._state.of_arm(arm)
+            counts = [str(sum(trial.end == reason for trial in trials)) for reason in STOP_REASONS]
+            running = sum(trial.end is None for trial in trials)
+            best = best_trial(trials)
+            shown = ("", "") if best is None else (f"{best.value:.2%}", f"{best.number}")
+            table.add_row(arm, f"{len(trials)}/{quota}", str(running), *counts, *shown)
+        eta = self.eta_seconds()
+        status = Text(f"{duration(time.monotonic() - self._began)} so far, {self._epochs_here} epochs")
+        status.append("" if eta is None else f", about {duration(eta)} left")
+        return Group(table, status)
+
+    def _line(self, event: Event) -> str | None:
+        if event["event"] == records.PROPOSED:
+            drawn = " ".join(f"{name}={short(value)}" for name, value in event["draw"].items())
+            return f"trial {event['trial']:4d} starts   {event['arm']}: {drawn}"
+        if event["event"] == records.RETRIED:
+            return f"trial {event['trial']:4d} broke and starts again from its last checkpoint: {event['error']}"
+        if event["event"] != records.STOPPED:
+            return None
+        trial = self._state.trials[event["trial"]]
+        value = "no figure" if trial.value is None else f"{trial.value:.2%}"
+        news = ""
+        if trial.value is not None and trial.value > self._best.get(trial.arm, 0.0):
+            self._best[trial.arm] = trial.value
+            news = f", the best of {trial.arm} so far"
+        ended = sum(other.end is not None for other in self._state.trials.values())
+        eta = self.eta_seconds()
+        left = "" if eta is None else f", about {duration(eta)} left"
+        error = f": {trial.error}" if trial.error else ""
+        return (
+            f"trial {trial.number:4d} {trial.end:9s} after {trial.epoch} epochs at {value}{news}{error} "
+            f"[{ended}/{sum(self._state.quota.values())} trials{left}]"
+        )
+
+
+def best_trial(trials: list[TrialState]) -> TrialState | None:
+    """The trial with the best last value among those that did not fail or diverge; of equals the first."""
+    usable = [trial for trial in trials if trial.value is not None and trial.end not in ("failed", "diverged")]
+    return max(usable, key=lambda trial: (trial.value, -trial.number), default=None)
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def short(value: object) -> str:
+    """A parameter's value with as many digits as a person reads."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
