@@ -1,7 +1,7 @@
-"""Binds the names in a trial to the tables of data sets, networks, objectives and optimizers, and checks their arguments.
+"""Binds the names in a trial to the tables of data sets, networks, objectives, optimizers; checks their arguments.
 
-An argument's domain is its annotation in the signature that it will be given to (`Annotated[float, Field(ge=0, le=1)]`),
-checked by pydantic: for a value, for both ends of a range, and for every option of a choice.
+An argument's domain is its annotation in the signature that it will be given to (`Annotated[float, Field(ge=0,
+le=1)]`), checked by pydantic: for a value, for both ends of a range, and for every option of a choice.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -17,18 +17,9 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
-from kd_tune.config import (
-    Choice,
-    ConfigError,
-    FloatRange,
-    IntRange,
-    PathKeys,
-    Source,
-    TrainingConfig,
-    describe_error,
-    known_names,
-)
+from kd_tune.config import Choice, FloatRange, IntRange, PathKeys, Source, TrainingConfig, describe_error, known_names
 from kd_tune.data import DATASETS, Dataset
+from kd_tune.errors import ConfigError
 from kd_tune.models import STUDENTS, TEACHERS
 from kd_tune.objectives import OBJECTIVES, Objective
 from kd_tune.optimizers import OPTIMIZERS
@@ -124,11 +115,11 @@ def build_optimizer(section: Mapping[str, Any], network: nn.Module) -> torch.opt
 
 def control_objective(arm: str) -> dict[str, Any]:
     """The `objective` section, with its ranges, that an arm without the teacher's help has in place of the file's."""
-    smoothing = FloatRange(bounds=[0.0, 0.4])
-    return {
+    controls: dict[str, dict[str, Any]] = {
         "cross_entropy": {"name": "cross_entropy"},
-        "label_smoothing": {"name": "label_smoothing", "smoothing": smoothing},
-    }[arm]
+        "label_smoothing": {"name": "label_smoothing", "smoothing": FloatRange(bounds=[0.0, 0.4])},
+    }
+    return controls[arm]
 
 
 def _arguments(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,7 +191,7 @@ def _check_leaf(leaf: Any, domain: Any, fixed: bool) -> Iterator[str]:
             yield describe_error(error.errors()[0])
 
 
-@lru_cache(maxsize=None)
+@cache
 def _adapter(domain: Any) -> TypeAdapter[Any]:
     return TypeAdapter(domain, config=ConfigDict(strict=True, allow_inf_nan=False))
 

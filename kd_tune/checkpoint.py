@@ -6,7 +6,6 @@ A checkpoint is a folder `epoch_0003`, written under another name first; so it i
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import shutil
@@ -19,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from kd_tune.config import ConfigError
+from kd_tune.errors import ConfigError
 from kd_tune.paths import write_json, written_whole
 
 WEIGHTS = "student.safetensors"
@@ -77,17 +76,6 @@ def load_weights(path: Path, network: nn.Module) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: these are weights of another network: {reason[:300]}") from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; ConfigError names the file if there is none, or something else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: must hold a JSON object")
-    return content
 
 
 def load_state(folder: Path, optimizer: torch.optim.Optimizer) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from kd_tune.config import ConfigError
+from kd_tune.errors import ConfigError
 
 if TYPE_CHECKING:
     from kd_tune.ledger import RunState
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 DONE, INTERNAL, USAGE, NOTHING, RESUMABLE = 0, 1, 2, 3, 75
 DEFAULT_SEARCH = Path("search_spaces/mnist5k.yaml")
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split(".")[0])
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split(".")[0]
+)
 teacher_app = typer.Typer(no_args_is_help=True, help="Train a teacher, or measure one on the test set.")
 data_app = typer.Typer(no_args_is_help=True, help="Fetch data sets.")
 app.add_typer(teacher_app, name="teacher")
@@ -46,8 +48,12 @@ def search(
     runs: Annotated[Path, typer.Option(help="Folder that holds runs.")] = Path("runs"),
     overrides: SetOption = None,
     num_trials: Annotated[int | None, typer.Option(min=1, help="Trials of every arm, in place of the file's.")] = None,
-    time_budget: Annotated[str | None, typer.Option(help="Stop searching after 90s, 30m or 2h; can be resumed.")] = None,
-    address: Annotated[str | None, typer.Option(help="A running Ray cluster, or `auto` [default: this machine].")] = None,
+    time_budget: Annotated[
+        str | None, typer.Option(help="Stop searching after 90s, 30m or 2h; can be resumed.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="A running Ray cluster, or `auto` [default: this machine].")
+    ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run.", show_default=False)] = None,
     extend: Annotated[int, typer.Option(min=0, help="With --resume: so many more trials in every arm.")] = 0,
 ) -> None:
@@ -59,7 +65,10 @@ def search(
     launch = searching.Launch(data, address, None if time_budget is None else parse_duration(time_budget))
     if resume is not None:
         if file or name or overrides or num_trials:
-            raise ConfigError("--resume takes its search file from the run; only --extend, --data, --address and --time-budget go with it")
+            raise ConfigError(
+                "--resume takes its search file from the run; "
+                "only --extend, --data, --address and --time-budget go with it"
+            )
         folder = resume
         state = searching.resume(folder, extend, launch, console)
     else:
@@ -82,7 +91,7 @@ def analyze(
     export: Annotated[Path | None, typer.Option(help="Write the best students here.", show_default=False)] = None,
     top: Annotated[int, typer.Option(min=1, help="With --export: how many students of every arm.")] = 1,
 ) -> None:
-    """Summarise a run: tables on the terminal, CSV, pictures and a Markdown report in the run; export its best students."""
+    """Summarise a run: tables here, CSV, pictures and a Markdown report in the run; export its best students."""
     from kd_tune import report
 
     console = Console()
@@ -99,10 +108,14 @@ def train(
     data: DataOption = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Override a leaf of the recipe, for example training.num_epochs=6.", show_default=False),
+        typer.Option(
+            "--set", help="Override a leaf of the recipe, for example training.num_epochs=6.", show_default=False
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where to put it [default: where searches look].")] = None,
-    again: Annotated[bool, typer.Option("--again", help="Train it even if it is there; the new one replaces it.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Train it even if it is there; the new one replaces it.")
+    ] = False,
 ) -> None:
     """Train a teacher, resumable: the same command goes on after a stop."""
     from kd_tune import prepare, teacher
@@ -193,7 +206,7 @@ def _conclude(folder: Path, state: RunState, console: Console) -> int:
         path = report.write(folder, console)
         console.print(f"report: {path}", highlight=False, soft_wrap=True)
         if not unfinished:
-            _export(folder, folder / "export", 1, console)
+            _export(folder, folder / "export", 1, console, replace=True)
     if unfinished:
         console.print(f"{unfinished} trials are left; go on with:", highlight=False)
         console.print(f"  python run_search.py --resume {folder}", highlight=False, soft_wrap=True)
@@ -204,10 +217,10 @@ def _conclude(folder: Path, state: RunState, console: Console) -> int:
     return DONE
 
 
-def _export(run: Path, target: Path, top: int, console: Console) -> None:
+def _export(run: Path, target: Path, top: int, console: Console, replace: bool = False) -> None:
     from kd_tune import export
 
-    for line in export.export_best(run, target, top):
+    for line in export.export_best(run, target, top, replace):
         console.print(f"export: {line}", highlight=False, soft_wrap=True)
 
 

@@ -20,7 +20,8 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from kd_tune import records
-from kd_tune.config import ConfigError, ResourcesConfig, SearchFile
+from kd_tune.config import ResourcesConfig, SearchFile
+from kd_tune.errors import ConfigError
 from kd_tune.ledger import Run
 from kd_tune.records import METRIC
 from kd_tune.scheduler import Referee, RunScheduler
@@ -113,7 +114,8 @@ def _connected(address: str | None) -> Iterator[None]:
 def _num_slots(resources: ResourcesConfig) -> int:
     """How many trials the cluster holds at once."""
     slots = 0
-    for node in ray.nodes():
+    nodes: list[dict[str, Any]] = ray.nodes()
+    for node in nodes:
         if not node["Alive"]:
             continue
         here = node["Resources"]
@@ -126,8 +128,8 @@ def _num_slots(resources: ResourcesConfig) -> int:
     if slots == 0:
         total = ray.cluster_resources()
         raise ConfigError(
-            f"resources: a trial asks for {resources.cpus_per_trial} CPUs and {resources.gpus_per_trial:g} GPUs, but no node "
-            f"has them (all nodes together: {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs)"
+            f"resources: a trial asks for {resources.cpus_per_trial} CPUs and {resources.gpus_per_trial:g} GPUs, "
+            f"but no node has them (all nodes together: {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs)"
         )
     return slots
 

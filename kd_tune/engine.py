@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from kd_tune.augment import apply_views, view_table
 from kd_tune.catalog import build_objective, build_optimizer, build_student
-from kd_tune.config import ConfigError, TrainingConfig
+from kd_tune.config import TrainingConfig
 from kd_tune.data import Dataset
+from kd_tune.errors import ConfigError
 from kd_tune.losses import expected_calibration_error
 from kd_tune.optimizers import SCHEDULES
 from kd_tune.records import EpochRow, derive_seed
@@ -81,9 +82,18 @@ class TrialData:
         return self.normalise(images), self.labels[indices], logits
 
 
+class Evaluation(NamedTuple):
+    """A student on the validation images; `EpochRow` says what each figure is."""
+
+    accuracy: float
+    loss: float
+    agreement: float
+    ece: float
+
+
 @dataclass(frozen=True)
 class State:
-    """What a checkpoint has to keep beside the row: the live network and optimizer, valid until the next epoch starts."""
+    """What a checkpoint keeps beside the row: the live network and optimizer, valid until the next epoch starts."""
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
@@ -110,7 +120,7 @@ def train(
         raise ConfigError(f"{trial['objective']['name']} needs a teacher; add trial.teacher")
     with _seeded(derive_seed(seed, "weights"), data.device):
         network = build_student(trial["student"], data.dataset)
-    network.to(data.device, memory_format=LAYOUT)
+    network.to(data.device).to(memory_format=LAYOUT)
     optimizer = build_optimizer(trial["optimizer"], network)
     peak_lr = optimizer.param_groups[0]["lr"]
     start = 0
@@ -132,8 +142,11 @@ def train(
             seconds=time.perf_counter() - began,
             images_per_second=len(data.labels) / trained,
             num_parameters=count_parameters(network),
-            diverged=not (math.isfinite(total) and math.isfinite(val["val_loss"])),
-            **val,
+            diverged=not (math.isfinite(total) and math.isfinite(val.loss)),
+            val_accuracy=val.accuracy,
+            val_loss=val.loss,
+            val_agreement=val.agreement,
+            val_ece=val.ece,
         )
         yield row, State(network, optimizer)
         if row.diverged:
@@ -156,20 +169,19 @@ def check_fit(trial: Mapping[str, Any], training: TrainingConfig, dataset: Datas
 
 
 @torch.inference_mode()
-def evaluate(network: nn.Module, data: TrialData) -> dict[str, float]:
-    """Accuracy, loss, agreement with the teacher and calibration on the validation images, as `EpochRow` names them."""
+def evaluate(network: nn.Module, data: TrialData) -> Evaluation:
+    """Accuracy, loss, agreement with the teacher and calibration on the clean validation images."""
     network.eval()
-    logits = torch.cat(
-        [network(data.normalise(images).contiguous(memory_format=LAYOUT)).float() for images in data.val_images.split(VAL_BATCH)]
-    )
+    batches = torch.split(data.val_images, VAL_BATCH)
+    logits = torch.cat([network(data.normalise(images).contiguous(memory_format=LAYOUT)).float() for images in batches])
     prediction = logits.argmax(-1)
-    agreement = math.nan if data.val_teacher is None else float((prediction == data.val_teacher).float().mean())
-    return {
-        "val_accuracy": float((prediction == data.val_labels).double().mean()),
-        "val_loss": float(F.cross_entropy(logits, data.val_labels)),
-        "val_agreement": agreement,
-        "val_ece": expected_calibration_error(logits, data.val_labels),
-    }
+    agreement = math.nan if data.val_teacher is None else float((prediction == data.val_teacher).double().mean())
+    return Evaluation(
+        accuracy=float((prediction == data.val_labels).double().mean()),
+        loss=float(F.cross_entropy(logits, data.val_labels)),
+        agreement=agreement,
+        ece=expected_calibration_error(logits, data.val_labels),
+    )
 
 
 def count_parameters(network: nn.Module) -> int:

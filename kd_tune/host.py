@@ -1,13 +1,14 @@
 """Where trials are trained. `open_trial` gives the epochs of one; here in the process that asks.
 
-The call is the boundary: a trial that is a Ray Tune trial, a teacher, or a retraining asks a host for rows, and does not
-know where they are made. The host owns checkpoints: it writes them before the row that they belong to is given out, and
-goes on from the newest one it finds.
+The call is the boundary: a trial that is a Ray Tune trial, a teacher, or a retraining asks a host for rows, and does
+not know where they are made. The host owns checkpoints: it writes them before the row that they belong to is given
+out, and goes on from the newest one it finds.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -20,9 +21,10 @@ from torch import nn
 
 from kd_tune import __version__, checkpoint
 from kd_tune.catalog import build_objective, load_dataset
-from kd_tune.config import ConfigError
 from kd_tune.data import Dataset
 from kd_tune.engine import State, TrialData, train
+from kd_tune.errors import ConfigError
+from kd_tune.paths import read_json
 from kd_tune.records import Assignment, EpochRow, finite_or_none
 from kd_tune.soft_targets import open_bank
 
@@ -30,8 +32,8 @@ from kd_tune.soft_targets import open_bank
 def open_trial(assignment: Assignment) -> Iterator[EpochRow]:
     """Trains a trial, from its newest checkpoint if it has one.
 
-    A trial that goes on first gives its checkpoint's own row again, marked `restored`: the process that was to report it
-    may have died in between.
+    A trial that goes on first gives its checkpoint's own row again, marked `restored`: the process that was to report
+    it may have died in between.
 
     Raises:
         ConfigError: data, bank or checkpoint are missing or damaged.
@@ -68,7 +70,7 @@ def _trial_data(dataset_json: str, source: str | None, bank: str | None, views: 
     dataset = load_dataset(json.loads(dataset_json), None if source is None else Path(source))
     opened = None
     if bank is not None:
-        fingerprint = checkpoint.read_json(Path(bank) / "bank.json")["fingerprint"]
+        fingerprint = read_json(Path(bank) / "bank.json")["fingerprint"]
         opened = open_bank(Path(bank), fingerprint, len(dataset.train), dataset.num_classes, views)
     return TrialData(dataset, opened, torch.device(device))
 
@@ -110,8 +112,9 @@ def _row_of(folder: Path) -> EpochRow:
     """The row that a checkpoint was written with; numbers that JSON could not hold come back as NaN."""
     path = folder / checkpoint.TRIAL
     try:
-        stored = checkpoint.read_json(path)["row"]
-        row = EpochRow(**{key: float("nan") if value is None else value for key, value in stored.items()})
+        stored = read_json(path)["row"]
+        values: dict[str, Any] = {key: math.nan if value is None else value for key, value in stored.items()}
+        row = EpochRow(**values)
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{path}: not the record of a checkpoint: {error}") from None
     return replace(row, restored=True)

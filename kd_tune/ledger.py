@@ -1,8 +1,9 @@
 """The append-only record of a run, and the state of the run that it adds up to.
 
-The ledger is the source of truth: JSON lines in numbered segments, each written and flushed before anything follows from
-it. A launcher writes to a segment of its own, so a line that a killed one left half written is always a segment's last,
-and readers pass over it. Folding the events gives the run's state, live and after a crash by the same code.
+The ledger is the source of truth: JSON lines in numbered segments, each written and flushed before anything follows
+from it. A launcher writes to a segment of its own, so a line that a killed one left half written is always a
+segment's last, and readers pass over it. Folding the events gives the run's state, live and after a crash by the same
+code.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from kd_tune import records
-from kd_tune.config import ConfigError
+from kd_tune.errors import ConfigError
 from kd_tune.paths import write_json
 from kd_tune.records import METRIC, StopReason, finite_or_none
 
@@ -25,6 +26,7 @@ Event = dict[str, Any]
 SEGMENT_LINES = 20_000
 MANIFEST = "manifest.json"
 SEARCH_FILE = "search.yaml"
+KEPT_CHECKPOINTS = 5  # of each arm's best trials; the others' are deleted when they end
 
 
 @dataclass
@@ -216,6 +218,11 @@ class Run:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         self._segment = os.fdopen(descriptor, "w", encoding="utf-8")
         self._lines = 0
+
+
+def checkpoints_of(run: Path, number: int) -> Path:
+    """The folder of one trial's checkpoints, in the run's folder."""
+    return run / "checkpoints" / f"{number:04d}"
 
 
 def already_there(folder: Path) -> str:

@@ -45,7 +45,7 @@ def soft_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature:
 def mixed_target_parts(
     student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, alpha: Scalar, temperature: Scalar
 ) -> dict[str, Tensor]:
-    """Cross entropy of the student at temperature T with one mixed target; the loss of the study that kd_tune starts from.
+    """Cross entropy of the student at temperature T with one mixed target: the loss of the study kd_tune starts from.
 
     `q = alpha softmax(z_t / T) + (1 - alpha) onehot(y)`, loss `-sum_c q_c log softmax(z_s / T)_c`. Cross entropy is
     linear in its target, so the loss is the sum of the two parts returned. Unlike Hinton's loss, both terms see the
@@ -89,7 +89,7 @@ def label_smoothing_parts(student_logits: Tensor, labels: Tensor, smoothing: Sca
 
 
 def expected_calibration_error(logits: Tensor, labels: Tensor, num_bins: int = 15) -> float:
-    """Mean distance between confidence and accuracy over equal bins of confidence (Guo et al. 2017, arXiv:1706.04599, eq. 3).
+    """Mean distance between confidence and accuracy over bins of confidence (Guo et al. 2017, arXiv:1706.04599, eq. 3).
 
     Args:
         logits: `[N, C]`.

@@ -16,9 +16,13 @@ BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 
 def sgd(
-    parameters: Iterable[nn.Parameter], *, lr: Positive = 0.05, momentum: BelowOne = 0.9, weight_decay: NonNegative = 0.0
+    parameters: Iterable[nn.Parameter],
+    *,
+    lr: Positive = 0.05,
+    momentum: BelowOne = 0.9,
+    weight_decay: NonNegative = 0.0,
 ) -> torch.optim.Optimizer:
-    """Stochastic gradient descent with Nesterov momentum (plain, at momentum 0); weight decay is added to the gradient."""
+    """SGD with Nesterov momentum (plain SGD at momentum 0); weight decay is added to the gradient."""
     return torch.optim.SGD(
         parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=momentum > 0, fused=True
     )

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kd_tune.errors import ConfigError
+
 CACHE_VARIABLE = "KD_TUNE_CACHE"
 
 
@@ -47,3 +49,18 @@ def write_json(target: Path, content: Any) -> None:
     """Writes one JSON file, indented."""
     with written_whole(target) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        ConfigError: there is none, or something else; the message names the file.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: must hold a JSON object")
+    return content

@@ -1,4 +1,4 @@
-"""What a search needs before it starts: its data, a teacher, the teacher's soft targets. Made once, found again after."""
+"""What a search needs before it starts: data, a teacher, the teacher's soft targets. Made once, found again after."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from rich.console import Console
 
 from kd_tune import checkpoint, host, soft_targets, teacher
 from kd_tune.catalog import build_network, check_trial, load_dataset
-from kd_tune.config import ConfigError, Source, known_names, override, parse_search_file
+from kd_tune.config import Source, known_names, override, parse_search_file
 from kd_tune.data import DATASETS, Dataset
+from kd_tune.errors import ConfigError
 from kd_tune.manifest import hardware, versions
+from kd_tune.paths import read_json
 from kd_tune.records import Assignment
 from kd_tune.space import Space
 from kd_tune.teacher import Teacher
@@ -88,7 +90,11 @@ def prepare(trial: Mapping[str, Any], source: Path | None, console: Console) -> 
 
 
 def find_or_train_teacher(
-    section: Mapping[str, Any], dataset_section: Mapping[str, Any], dataset: Dataset, source: Path | None, console: Console
+    section: Mapping[str, Any],
+    dataset_section: Mapping[str, Any],
+    dataset: Dataset,
+    source: Path | None,
+    console: Console,
 ) -> Teacher:
     """The teacher that a section names: from the cache, or trained now, once."""
     folder = teacher.folder_of(section, dataset)
@@ -109,7 +115,9 @@ def recipe(section: Mapping[str, Any], dataset_section: Mapping[str, Any]) -> di
     return {"dataset": dict(dataset_section), "student": dict(section), **RECIPES[section["name"]]}
 
 
-def train_teacher(folder: Path, trial: Mapping[str, Any], dataset: Dataset, source: Path | None, console: Console) -> Teacher:
+def train_teacher(
+    folder: Path, trial: Mapping[str, Any], dataset: Dataset, source: Path | None, console: Console
+) -> Teacher:
     """Trains a teacher through the engine, with checkpoints; a training that was stopped goes on.
 
     Args:
@@ -147,7 +155,7 @@ def train_teacher(folder: Path, trial: Mapping[str, Any], dataset: Dataset, sour
         raise ConfigError(f"the training of the teacher diverged in epoch {row.epoch}; lower --set optimizer.lr")
     newest = checkpoint.newest(work)
     assert newest is not None
-    record = checkpoint.read_json(newest / checkpoint.TRIAL)
+    record = read_json(newest / checkpoint.TRIAL)
     network = build_network(trial["student"], dataset.num_classes, dataset.in_channels, dataset.image_size)
     checkpoint.load_weights(newest / checkpoint.WEIGHTS, network)
     teacher.save(
@@ -174,7 +182,9 @@ def train_teacher(folder: Path, trial: Mapping[str, Any], dataset: Dataset, sour
     shutil.rmtree(work)
     trained = teacher.load(folder, dataset)
     console.print(
-        f"teacher: trained in {duration(time.monotonic() - began)}: {trained.describe()}", highlight=False, soft_wrap=True
+        f"teacher: trained in {duration(time.monotonic() - began)}: {trained.describe()}",
+        highlight=False,
+        soft_wrap=True,
     )
     return trained
 
@@ -222,8 +232,10 @@ def _check_unfinished(work: Path, trial: Mapping[str, Any]) -> None:
     found = checkpoint.newest(work)
     if found is None:
         return
-    if checkpoint.read_json(found / checkpoint.TRIAL).get("trial") != trial:
-        raise ConfigError(f"{work}: an unfinished training with another recipe lies here; finish it, or delete the folder")
+    if read_json(found / checkpoint.TRIAL).get("trial") != trial:
+        raise ConfigError(
+            f"{work}: an unfinished training with another recipe lies here; finish it, or delete the folder"
+        )
 
 
 def checked_recipe(

@@ -77,11 +77,7 @@ METRIC_NAMES = frozenset(EpochRow.__dataclass_fields__) - {"train_loss_parts", "
 
 def select_metrics(result: dict[str, Any]) -> dict[str, Any]:
     """The metrics of an epoch out of a dict that holds other keys as well (Ray adds some twenty)."""
-    return {
-        name: value
-        for name, value in result.items()
-        if name in METRIC_NAMES or name.startswith("train_loss_")
-    }
+    return {name: value for name, value in result.items() if name in METRIC_NAMES or name.startswith("train_loss_")}
 
 
 def finite_or_none(value: Any) -> Any:

@@ -95,7 +95,7 @@ class RunScheduler(FIFOScheduler):
     """
 
     def __init__(self, run: Run, referee: Referee) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._run = run
         self._referee = referee
 

@@ -19,20 +19,30 @@ from rich.console import Console
 
 from kd_tune import cluster, records
 from kd_tune.catalog import build_objective, build_student, check_trial, control_objective
-from kd_tune.config import ConfigError, SearchFile, TrainingConfig, load_search_file
+from kd_tune.config import SearchFile, TrainingConfig, load_search_file
 from kd_tune.data import Dataset
 from kd_tune.engine import check_fit
-from kd_tune.ledger import MANIFEST, SEARCH_FILE, Event, Run, RunState, already_there, read_events
+from kd_tune.errors import ConfigError
+from kd_tune.ledger import (
+    KEPT_CHECKPOINTS,
+    MANIFEST,
+    SEARCH_FILE,
+    Event,
+    Run,
+    RunState,
+    already_there,
+    checkpoints_of,
+    read_events,
+)
 from kd_tune.manifest import hardware, versions
+from kd_tune.paths import read_json
 from kd_tune.prepare import Prepared, prepare
-from kd_tune.checkpoint import read_json
 from kd_tune.scheduler import Referee, replay_verdicts
 from kd_tune.space import Space
-from kd_tune.trainable import RunContext, checkpoints_of
+from kd_tune.trainable import RunContext
 from kd_tune.watch import watching
 
 CHECKED_DRAWS = 200
-KEPT_CHECKPOINTS = 5  # of each arm's best trials; the others' are deleted when they end
 
 
 @dataclass(frozen=True)
@@ -124,7 +134,7 @@ def check(file: SearchFile) -> dict[str, Space]:
     problems = check_trial(file.trial, file.source)
     if problems:
         raise ConfigError(problems)
-    spaces = {arm.name: _space_of_arm(file.trial, arm.name) for arm in file.search.arms}
+    spaces: dict[str, Space] = {arm.name: _space_of_arm(file.trial, arm.name) for arm in file.search.arms}
     known = Space(file.trial)
     for index, point in enumerate(file.search.points):
         problems += [file.source.problem(("search", "points", index), text) for text in known.problems_of(point)]
@@ -192,7 +202,7 @@ def _run(
         context = RunContext(
             spaces=spaces,
             seed=file.search.seed,
-            checkpoints=str((run.folder / "checkpoints").resolve()),
+            folder=str(run.folder.resolve()),
             source=None if launch.source is None else str(launch.source.resolve()),
             bank=None if prepared.bank is None else str(prepared.bank.resolve()),
             checkpoint_epochs=(*referee.epochs, num_epochs),
@@ -200,7 +210,7 @@ def _run(
         )
         _announce(run, file, referee, console)
         if run.state.unfinished() or run.state.num_missing():
-            run.listeners.append(_CheckpointKeeper(run.folder / "checkpoints"))
+            run.listeners.append(_CheckpointKeeper(run.folder))
             with watching(console, run.state, num_epochs) as watch:
                 run.listeners.append(watch)
                 cluster.fit(run, file, context, referee, launch.address, launch.time_budget)
@@ -217,7 +227,9 @@ def _announce(run: Run, file: SearchFile, referee: Referee, console: Console) ->
     rungs = ", ".join(map(str, referee.epochs)) or "none: every trial is trained to the end"
     num_epochs = file.trial["training"]["num_epochs"]
     console.print(f"run: {run.folder}", highlight=False, soft_wrap=True)
-    console.print(f"trials: {arms}, {num_epochs} epochs each; rungs at epochs: {rungs}", highlight=False, soft_wrap=True)
+    console.print(
+        f"trials: {arms}, {num_epochs} epochs each; rungs at epochs: {rungs}", highlight=False, soft_wrap=True
+    )
     if run.state.trials:
         ended = sum(trial.end is not None for trial in run.state.trials.values())
         console.print(

@@ -1,7 +1,7 @@
 """What to try next: Optuna's samplers behind Ray's Searcher interface.
 
-A proposal is a pure function of the search's seed, its number and the finished trials before it. No sampler lives from one
-proposal to the next, so a search that was resumed proposes what it would have proposed undisturbed.
+A proposal is a pure function of the search's seed, its number and the finished trials before it. No sampler lives
+from one proposal to the next, so a search that was resumed proposes what it would have proposed undisturbed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState as OptunaState, create_trial
+from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import TrialState as OptunaState
 from ray.tune.search import Searcher
 
 from kd_tune import records
@@ -24,7 +25,12 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def propose(
-    space: Space, finished: Sequence[TrialState], index: int, config: SamplerConfig, seed: int, points: Sequence[Draw] = ()
+    space: Space,
+    finished: Sequence[TrialState],
+    index: int,
+    config: SamplerConfig,
+    seed: int,
+    points: Sequence[Draw] = (),
 ) -> Draw:
     """The next draw of an arm.
 
@@ -48,7 +54,7 @@ def propose(
 
 def next_arm(state: RunState) -> str | None:
     """The arm that is furthest behind its share, the first of equals; None when every arm has all its trials."""
-    proposed = {arm: 0 for arm in state.quota}
+    proposed = dict.fromkeys(state.quota, 0)
     for trial in state.trials.values():
         proposed[trial.arm] += 1
     behind = [arm for arm, quota in state.quota.items() if proposed[arm] < quota]
@@ -78,7 +84,7 @@ class RunSearcher(Searcher):
         self._to_continue = run.state.unfinished()
         self._numbers: dict[str, int] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> Any:
         trial = self._to_continue.pop(0) if self._to_continue else self._new_trial()
         if trial is None:
             return Searcher.FINISHED

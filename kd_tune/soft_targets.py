@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from kd_tune import checkpoint
 from kd_tune.augment import apply_views, view_table
-from kd_tune.config import ConfigError
 from kd_tune.data import Dataset
-from kd_tune.paths import cache_folder, write_json, written_whole
+from kd_tune.errors import ConfigError
+from kd_tune.paths import cache_folder, read_json, write_json, written_whole
 from kd_tune.teacher import Answers, Teacher
 
 LOGITS = "logits.f16"
@@ -94,7 +93,9 @@ def fill(
         record = _start_record(folder, teacher, dataset)
         answers = Answers(teacher, device)
         if not (folder / VAL_LOGITS).exists():
-            val = np.concatenate([_ask(answers, dataset.val.images, at, 0, dataset, device) for at in _starts(dataset.val)])
+            val = np.concatenate(
+                [_ask(answers, dataset.val.images, at, 0, dataset, device) for at in _starts(dataset.val)]
+            )
             with written_whole(folder / VAL_LOGITS) as temporary, temporary.open("wb") as file:
                 np.save(file, val)
         _append_views(folder, record, answers, dataset, views, device, progress)
@@ -106,11 +107,12 @@ def open_bank(folder: Path, fingerprint: str, num_images: int, num_classes: int,
     Raises:
         ConfigError: another teacher's or data set's, incomplete, or damaged.
     """
-    record = checkpoint.read_json(folder / RECORD)
+    record = read_json(folder / RECORD)
     if record.get("fingerprint") != fingerprint:
         raise ConfigError(
-            f"{folder}: this bank holds another teacher's or data set's answers (fingerprint {record.get('fingerprint')}, "
-            f"expected {fingerprint}, teacher {record.get('teacher')}); delete the folder to fill it anew"
+            f"{folder}: this bank holds another teacher's or data set's answers "
+            f"(fingerprint {record.get('fingerprint')}, expected {fingerprint}); "
+            "delete the folder to fill it anew"
         )
     checksums = record.get("checksums", [])
     if len(checksums) < views:
@@ -130,7 +132,7 @@ def open_bank(folder: Path, fingerprint: str, num_images: int, num_classes: int,
 def _start_record(folder: Path, teacher: Teacher, dataset: Dataset) -> dict[str, Any]:
     fingerprint = fingerprint_of(teacher, dataset)
     if (folder / RECORD).exists():
-        record = checkpoint.read_json(folder / RECORD)
+        record = read_json(folder / RECORD)
         if record.get("fingerprint") != fingerprint:
             raise ConfigError(f"{folder}: holds the answers of another teacher; delete the folder to fill it anew")
         return record
@@ -169,7 +171,9 @@ def _append_views(
                 if progress is not None:
                     progress(min(view * num_images + start + BATCH, (view + 1) * num_images), views * num_images)
             if view >= len(record["checksums"]):
-                block = np.memmap(folder / LOGITS, np.uint8, "r", view * num_images * row_bytes, (num_images * row_bytes,))
+                block = np.memmap(
+                    folder / LOGITS, np.uint8, "r", view * num_images * row_bytes, (num_images * row_bytes,)
+                )
                 record["checksums"].append(zlib.crc32(block.tobytes()))
                 write_json(folder / RECORD, record)
 

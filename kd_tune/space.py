@@ -194,8 +194,8 @@ def _distribution(leaf: Range) -> optuna.distributions.BaseDistribution:
     if isinstance(leaf, Choice):
         return CategoricalDistribution(_values(leaf))
     if isinstance(leaf, IntRange):
-        return IntDistribution(*leaf.bounds, step=leaf.step or 1, log=leaf.log)
-    return FloatDistribution(*leaf.bounds, step=leaf.step, log=leaf.log)
+        return IntDistribution(leaf.bounds[0], leaf.bounds[1], leaf.log, leaf.step or 1)
+    return FloatDistribution(leaf.bounds[0], leaf.bounds[1], leaf.log, leaf.step)
 
 
 def _join(name: str, key: str) -> str:

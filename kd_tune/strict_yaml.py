@@ -29,8 +29,10 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise StrictYamlError(f"{event.start_mark.line + 1}: aliases (*{event.anchor}) are not allowed; write it out")
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise StrictYamlError(
+                f"{event.start_mark.line + 1}: aliases (*{event.anchor}) are not allowed; write it out"
+            )
         return super().compose_node(parent, index)
 
 

@@ -1,7 +1,8 @@
 """A teacher on disk, loaded and verified: `teacher.safetensors` and `teacher.json`.
 
-`teacher.json` says how the weights came to be: recipe, seed, split, validation accuracy, and every opening of the test
-set. Teachers are kept in the cache by architecture and data, so that a search finds the one that an earlier one trained.
+`teacher.json` says how the weights came to be: recipe, seed, split, validation accuracy, and every opening of the
+test set. Teachers are kept in the cache by architecture and data, so that a search finds the one that an earlier one
+trained.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from torch import Tensor, nn
 
 from kd_tune import checkpoint
 from kd_tune.catalog import build_network
-from kd_tune.config import ConfigError
 from kd_tune.data import Dataset, Images
-from kd_tune.paths import cache_folder, write_json, written_whole
+from kd_tune.errors import ConfigError
+from kd_tune.paths import cache_folder, read_json, write_json, written_whole
 
 WEIGHTS = "teacher.safetensors"
 RECORD = "teacher.json"
@@ -80,7 +81,7 @@ def load(folder: Path, dataset: Dataset) -> Teacher:
     """
     if not exists(folder):
         raise ConfigError(f"{folder}: no teacher here; `kd-tune teacher train` makes one")
-    record = checkpoint.read_json(folder / RECORD)
+    record = read_json(folder / RECORD)
     try:
         architecture, shape = record["architecture"], record["input"]
         classes, channels, size = shape["num_classes"], shape["in_channels"], shape["image_size"]
@@ -111,14 +112,14 @@ def load(folder: Path, dataset: Dataset) -> Teacher:
 
 def update_record(folder: Path, **changes: Any) -> None:
     """Changes fields of `teacher.json`."""
-    write_json(folder / RECORD, checkpoint.read_json(folder / RECORD) | changes)
+    write_json(folder / RECORD, read_json(folder / RECORD) | changes)
 
 
 class Answers:
     """A teacher ready to answer on a device: uint8 images `[B, C, H, W]` to logits `[B, classes]`."""
 
     def __init__(self, teacher: Teacher, device: torch.device) -> None:
-        self._network = teacher.network.to(device, memory_format=torch.channels_last)
+        self._network = teacher.network.to(device).to(memory_format=torch.channels_last)
         normalisation = teacher.record["normalisation"]
         self._mean = torch.tensor(normalisation["mean"], device=device).view(-1, 1, 1) * 255
         self._std = torch.tensor(normalisation["std"], device=device).view(-1, 1, 1) * 255

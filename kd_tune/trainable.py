@@ -10,6 +10,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from kd_tune.ledger import checkpoints_of
 from kd_tune.records import Assignment, derive_seed
 from kd_tune.space import Space
 
@@ -23,7 +24,7 @@ class RunContext:
     Attributes:
         spaces: by arm.
         seed: the search's.
-        checkpoints: folder that holds a folder for every trial.
+        folder: the run's.
         source: where the data lie; None: the usual place.
         bank: folder of the soft targets; None without a teacher.
         checkpoint_epochs: rungs and the last epoch.
@@ -32,7 +33,7 @@ class RunContext:
 
     spaces: Mapping[str, Space]
     seed: int
-    checkpoints: str
+    folder: str
     source: str | None
     bank: str | None
     checkpoint_epochs: tuple[int, ...]
@@ -47,18 +48,13 @@ class RunContext:
             arm=arm,
             trial=self.spaces[arm].fill(draw),
             seed=derive_seed(self.seed, "trial", number),
-            checkpoints=str(checkpoints_of(Path(self.checkpoints), number)),
+            checkpoints=str(checkpoints_of(Path(self.folder), number)),
             source=self.source,
             bank=self.bank,
             checkpoint_epochs=self.checkpoint_epochs,
             device=device,
             threads=self.threads,
         )
-
-
-def checkpoints_of(folder: Path, number: int) -> Path:
-    """The folder of one trial's checkpoints."""
-    return folder / f"{number:04d}"
 
 
 def train_trial(config: dict[str, Any], context: RunContext) -> None:

@@ -20,4 +20,5 @@ def vgg13_bn(num_classes: int = 10, in_channels: int = 3, image_size: int = 32) 
     network.classifier[0] = nn.Linear(512, 4096)
     if in_channels != 3:
         network.features[0] = nn.Conv2d(in_channels, 64, 3, padding=1)
+    assert isinstance(network, nn.Module)
     return network

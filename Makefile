@@ -1,0 +1,30 @@
+# Two commands on a fresh machine: `make search`, `make test`. Both make .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install search test test-all check
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# The main job: a search on 5,000 embedded digits, with report and export.
+search: install
+	$(BIN)/python run_search.py search_spaces/mnist5k.yaml
+
+test: install
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: install
+	$(BIN)/python -m pytest
+
+# Style, types, layers.
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports

@@ -1,0 +1,119 @@
+"""What a run says: functions from its tables to smaller tables, for people and for `plots`."""
+
+from __future__ import annotations
+
+import warnings
+
+import pandas as pd
+
+from kd_tune.config import Choice, FloatRange
+from kd_tune.records import METRIC, STOP_REASONS
+from kd_tune.results import RunTables, plain_name
+from kd_tune.space import Space
+
+DISTIL = "distil"
+
+
+def usable(tables: RunTables) -> pd.DataFrame:
+    """Trials that have a figure: neither failed nor diverged, best last validation accuracy first."""
+    trials = tables.trials
+    kept = trials[~trials["status"].isin(["failed", "diverged"]) & trials[METRIC].notna()]
+    return kept.sort_values([METRIC, "number"], ascending=[False, True])
+
+
+def best(tables: RunTables, top: int = 1) -> pd.DataFrame:
+    """The best `top` trials of every arm, arms in the order of the search file."""
+    ranked = usable(tables)
+    parts = [ranked[ranked["arm"] == arm].head(top) for arm in tables.state.quota]
+    columns = ["arm", "number", METRIC, "status", "epoch", "num_parameters", *tables.parameters]
+    return pd.concat(parts)[columns].reset_index(drop=True)
+
+
+def best_by_student(tables: RunTables) -> pd.DataFrame:
+    """The best validation accuracy of every arm at every size of student: a row a size, a column an arm."""
+    ranked = usable(tables)
+    table = ranked.pivot_table(index="num_parameters", columns="arm", values=METRIC, aggfunc="max")
+    arms = [arm for arm in tables.state.quota if arm in table]
+    return table[arms].sort_index().rename_axis(columns=None).reset_index()
+
+
+def outcomes(tables: RunTables) -> pd.DataFrame:
+    """How trials ended, by arm; with the epochs that they trained, and the share of training every trial to the end."""
+    num_epochs = tables.file.trial["training"]["num_epochs"]
+    rows = []
+    for arm in tables.state.quota:
+        trials = tables.trials[tables.trials["arm"] == arm]
+        counts = {status: int((trials["status"] == status).sum()) for status in (*STOP_REASONS, "unfinished")}
+        epochs = int(trials["epoch"].sum())
+        share = epochs / (num_epochs * len(trials)) if len(trials) else 0.0
+        rows.append({"arm": arm, "trials": len(trials), **counts, "epochs": epochs, "share_of_full": share})
+    return pd.DataFrame(rows)
+
+
+def pareto(tables: RunTables) -> pd.DataFrame:
+    """Trials that no other of their arm beats in accuracy with as few parameters or fewer, smallest first."""
+    fronts = []
+    for arm in tables.state.quota:
+        trials = usable(tables)
+        trials = trials[trials["arm"] == arm].sort_values(["num_parameters", METRIC], ascending=[True, False])
+        highest = trials[METRIC].cummax().shift(fill_value=-1.0)
+        fronts.append(trials[trials[METRIC] > highest])
+    columns = ["arm", "number", "num_parameters", METRIC]
+    return pd.concat(fronts)[columns].reset_index(drop=True)
+
+
+def comparison_epoch(tables: RunTables) -> int:
+    """The latest epoch that every trial had a chance to reach: the first rung, or the last epoch without pruning."""
+    num_epochs: int = tables.file.trial["training"]["num_epochs"]
+    scheduler = tables.file.search.scheduler
+    return min(scheduler.grace_period, num_epochs) if scheduler.name == "asha" else num_epochs
+
+
+def importance(tables: RunTables, arm: str = DISTIL) -> pd.DataFrame:
+    """Share of the variance of validation accuracy that each parameter explains (Optuna's fANOVA).
+
+    All trials are compared at one epoch, `comparison_epoch`: later ones were reached only by trials that did well
+    there. Parameters inside a branch that not every trial took are left out, as Optuna does.
+
+    Returns:
+        `parameter` and `importance`, most important first; empty with fewer than four trials that differ.
+    """
+    import optuna  # only this table needs it
+    from optuna.trial import create_trial
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    empty = pd.DataFrame({"parameter": pd.Series(dtype=str), "importance": pd.Series(dtype=float)})
+    epoch = comparison_epoch(tables)
+    rows = tables.history[(tables.history["epoch"] == epoch) & (tables.history["arm"] == arm)]
+    values = dict(zip(rows["trial"], rows[METRIC], strict=True))
+    values = {number: value for number, value in values.items() if pd.notna(value)}
+    if len(values) < 4 or len(set(values.values())) < 2 or not tables.state.trials[next(iter(values))].draw:
+        return empty
+    space = Space(tables.file.trial)
+    study = optuna.create_study(direction="maximize")
+    for number, value in values.items():
+        draw = tables.state.trials[number].draw
+        study.add_trial(create_trial(value=value, params=draw, distributions=space.distributions(draw)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of scikit-learn, about its own internals
+        shares = optuna.importance.get_param_importances(
+            study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
+        )
+    return pd.DataFrame({"parameter": list(shares), "importance": list(shares.values())})
+
+
+def is_logarithmic(tables: RunTables, parameter: str) -> bool:
+    """Whether a parameter was searched on a logarithmic scale."""
+    return any(
+        not isinstance(leaf, Choice) and leaf.log
+        for name, leaf in Space(tables.file.trial).parameters().items()
+        if plain_name(name) == parameter
+    )
+
+
+def is_number(tables: RunTables, parameter: str) -> bool:
+    """Whether a parameter's values lie on an axis: a range of real numbers, or at least numbers throughout."""
+    leaves = [leaf for name, leaf in Space(tables.file.trial).parameters().items() if plain_name(name) == parameter]
+    return any(isinstance(leaf, FloatRange) for leaf in leaves) or pd.api.types.is_numeric_dtype(
+        tables.trials[parameter]
+    )

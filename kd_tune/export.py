@@ -1,0 +1,175 @@
+"""The best students of a run, ready to use: `student.safetensors` and `config.json`, and ONNX checked against torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kd_tune import __version__, analysis, checkpoint, results
+from kd_tune.catalog import build_network
+from kd_tune.errors import ConfigError
+from kd_tune.ledger import KEPT_CHECKPOINTS, checkpoints_of
+from kd_tune.paths import read_json, write_json, written_whole
+
+CONFIG = "config.json"
+ONNX = "student.onnx"
+OPSET = 18
+# Largest difference between onnxruntime's logits and torch's that is put down to rounding, for logits of about 1.
+TOLERANCE = 1e-5
+CHECKED_IMAGES = 256
+
+
+class Student(nn.Module):
+    """A student with its normalisation inside: images `[B, C, H, W]`, float32 from 0 to 1, to logits `[B, classes]`."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network((images - self.mean) / self.std)
+        return logits
+
+
+def load_student(folder: Path | str) -> Student:
+    """An exported student, in evaluation mode.
+
+    Raises:
+        ConfigError: the folder holds no exported student, or a damaged one.
+    """
+    folder = Path(folder)
+    config = read_json(folder / CONFIG)
+    network = build_network(config["architecture"], **config["input"])
+    checkpoint.load_weights(folder / checkpoint.WEIGHTS, network)
+    return Student(network, **config["normalisation"]).eval()
+
+
+def export_best(run: Path, target: Path, top: int, replace: bool = False) -> list[str]:
+    """Exports the best `top` students of every arm.
+
+    Args:
+        run: the run's folder.
+        target: the folder that will hold a folder for each student.
+        top: how many of each arm.
+        replace: whether an earlier export may lie there; it is replaced.
+
+    Returns:
+        A line about each student.
+
+    Raises:
+        ConfigError: no run here, no checkpoints, or something lies in the target folder.
+    """
+    if top > KEPT_CHECKPOINTS:
+        raise ConfigError(f"--top {top}: a run keeps the checkpoints of each arm's best {KEPT_CHECKPOINTS} trials")
+    if target.exists() and not replace and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"--export {target}: there is something already; name a new or an empty folder")
+    tables = results.read(run)
+    lines = []
+    with written_whole(target) as temporary:
+        temporary.mkdir()
+        for arm, trials in analysis.best(tables, top).groupby("arm", sort=False):
+            for rank, number in enumerate(trials["number"], start=1):
+                found = checkpoint.newest(checkpoints_of(run, int(number)))
+                if found is None:
+                    raise ConfigError(f"{run}: trial {number} has no checkpoint")
+                name = f"{arm}_{rank}"
+                lines.append(f"{target / name}: {_export_student(found, temporary / name)}")
+        if not lines:
+            raise ConfigError(f"{run}: no trial has a figure yet; there is nothing to export")
+    return lines
+
+
+def _export_student(source: Path, target: Path) -> str:
+    """Writes one student; returns a line about it."""
+    target.mkdir()
+    record = read_json(source / checkpoint.TRIAL)
+    shutil.copyfile(source / checkpoint.WEIGHTS, target / checkpoint.WEIGHTS)
+    objective = record["trial"]["objective"]
+    config: dict[str, Any] = {
+        "kd_tune": __version__,
+        "architecture": record["trial"]["student"],
+        "input": record["input"],
+        "class_names": record["class_names"],
+        "normalisation": record["normalisation"],
+        "objective": objective,
+        "temperature": objective.get("temperature", 1.0),
+        "val_accuracy": record["row"]["val_accuracy"],
+        "val_ece": record["row"]["val_ece"],
+        "num_parameters": record["row"]["num_parameters"],
+        "trial": {key: record[key] for key in ("number", "arm", "seed", "trial", "dataset")},
+    }
+    write_json(target / CONFIG, config)
+    about = f"trial {record['number']}, validation accuracy {config['val_accuracy']:.2%}"
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        return f"{about}; no ONNX file: {', '.join(missing)} missing (pip install 'kd-tune[export]')"
+    difference = export_onnx(load_student(target), config["input"], target / ONNX)
+    config["onnx"] = {
+        "file": ONNX,
+        "opset": OPSET,
+        "input": "images: [batch, channels, height, width], float32, 0 to 1 (pixels / 255)",
+        "output": "logits: [batch, classes]",
+        "largest_difference_from_torch": difference,
+    }
+    write_json(target / CONFIG, config)
+    return f"{about}; ONNX agrees with torch to {difference:.0e}"
+
+
+def export_onnx(student: Student, shape: dict[str, int], path: Path) -> float:
+    """Writes ONNX with a dynamic batch, and compares its logits with torch's on random images.
+
+    Returns:
+        The largest difference between logits.
+
+    Raises:
+        RuntimeError: they differ by more than rounding explains.
+    """
+    images = torch.rand(
+        CHECKED_IMAGES,
+        shape["in_channels"],
+        shape["image_size"],
+        shape["image_size"],
+        generator=torch.Generator().manual_seed(0),
+    )
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's, about its own dependencies
+        torch.onnx.export(
+            student,
+            (images[:2],),
+            str(path),
+            input_names=["images"],
+            output_names=["logits"],
+            opset_version=OPSET,
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            external_data=False,
+            verbose=False,
+        )
+    with torch.inference_mode():
+        expected = student(images).numpy()
+    difference = float(np.abs(run_onnx(path, images.numpy()) - expected).max())
+    if difference > TOLERANCE * max(1.0, float(np.abs(expected).max())):
+        raise RuntimeError(f"{path}: ONNX differs from torch by {difference:.1e}; please report this")
+    return difference
+
+
+def run_onnx(path: Path, images: np.ndarray) -> np.ndarray:
+    """Logits of an exported student from onnxruntime, on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"images": images})[0])

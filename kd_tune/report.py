@@ -1,0 +1,137 @@
+"""A run's summary: on the terminal, as CSV files, as pictures, and as a Markdown page that shows them all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from kd_tune import analysis, plots, results
+from kd_tune.ledger import SEARCH_FILE
+from kd_tune.paths import written_whole
+from kd_tune.records import METRIC
+from kd_tune.results import RunTables
+from kd_tune.watch import duration, short
+
+TOP = 5
+PERCENT = {METRIC, "share_of_full", "importance"}
+
+
+def write(folder: Path, console: Console) -> Path:
+    """Writes `report/` in a run's folder, in place of an earlier one, and prints the short of it.
+
+    Returns:
+        The path of the Markdown page.
+
+    Raises:
+        ConfigError: no run here, or a damaged one.
+    """
+    tables = results.read(folder)
+    target = folder / "report"
+    with written_whole(target) as temporary:
+        temporary.mkdir()
+        tables.trials.to_csv(temporary / "trials.csv", index=False)
+        tables.history.to_csv(temporary / "history.csv", index=False)
+        sections = _sections(tables)
+        for name, table in sections.items():
+            table.to_csv(temporary / f"{name}.csv", index=False)
+        pictures = []
+        for name, figure in plots.figures(tables, sections["importance"]):
+            figure.savefig(temporary / f"{name}.png")
+            pictures.append(name)
+        (temporary / "report.md").write_text(_page(tables, sections, pictures), encoding="utf-8")
+    _print(tables, sections, console)
+    return target / "report.md"
+
+
+def _sections(tables: RunTables) -> dict[str, pd.DataFrame]:
+    return {
+        "best": analysis.best(tables, TOP),
+        "best_by_student": analysis.best_by_student(tables),
+        "outcomes": analysis.outcomes(tables),
+        "importance": analysis.importance(tables),
+    }
+
+
+def _print(tables: RunTables, sections: dict[str, pd.DataFrame], console: Console) -> None:
+    for title, frame in (
+        (
+            "The best of each arm, by validation accuracy (unconfirmed)",
+            _with_configuration(analysis.best(tables), tables),
+        ),
+        ("The best of each arm at every size of student", sections["best_by_student"]),
+        ("How trials ended", sections["outcomes"]),
+    ):
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False, title_style="bold")
+        for column in frame.columns:
+            table.add_column(str(column), overflow="fold")
+        for row in frame.itertuples(index=False):
+            table.add_row(*(_cell(column, value) for column, value in zip(frame.columns, row, strict=True)))
+        console.print(table)
+        console.print()
+
+
+def _with_configuration(best: pd.DataFrame, tables: RunTables) -> pd.DataFrame:
+    """The parameters' columns as one line of text, which fits a terminal."""
+    configuration = [
+        " ".join(f"{name}={short(row[name])}" for name in tables.parameters if pd.notna(row[name]))
+        for _, row in best.iterrows()
+    ]
+    return best[["arm", "number", METRIC, "epoch", "num_parameters"]].assign(configuration=configuration)
+
+
+def _page(tables: RunTables, sections: dict[str, pd.DataFrame], pictures: list[str]) -> str:
+    # Markdown, not HTML: tables escape what would break them, in `_markdown`.
+    template = jinja2.Template(
+        (Path(__file__).parent / "templates" / "report.md.jinja").read_text(encoding="utf-8"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    markdown = {name: _markdown(table) for name, table in sections.items()}
+    winner = analysis.best(tables)
+    page: str = template.render(
+        run=tables.folder.name,
+        manifest=tables.manifest,
+        openings=len(tables.state.test_openings),
+        arms=tables.state.quota,
+        has_controls=len(tables.state.quota) > 1,
+        winners=[
+            (row["arm"], f"{row[METRIC]:.2%}", int(row["number"]), f"{int(row['num_parameters']):,}")
+            for _, row in winner.iterrows()
+        ],
+        tables=markdown,
+        epoch=analysis.comparison_epoch(tables),
+        pictures=pictures,
+        time=duration(float(tables.trials["train_seconds"].sum())),
+        search_file=(tables.folder / SEARCH_FILE).read_text(encoding="utf-8"),
+        errors=_markdown(tables.trials[tables.trials["error"].notna()][["number", "arm", "error"]]),
+    )
+    return page
+
+
+def _markdown(frame: pd.DataFrame) -> str:
+    """A table in Markdown; empty if it has no rows."""
+    if frame.empty:
+        return ""
+    columns = [str(column) for column in frame.columns]
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    for row in frame.itertuples(index=False):
+        cells = (_cell(column, value).replace("|", "\\|") for column, value in zip(columns, row, strict=True))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(column: Any, value: Any) -> str:
+    if value is None or (isinstance(value, float) and pd.isna(value)):
+        return ""
+    if isinstance(value, float) and (column in PERCENT or column in ("distil", "cross_entropy", "label_smoothing")):
+        return f"{value:.2%}"
+    if column == "num_parameters":
+        return f"{int(value):,}"
+    return short(value)

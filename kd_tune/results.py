@@ -1,0 +1,98 @@
+"""A run as tables, read from its ledger alone: pandas only, nothing is unpickled and no name in it is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kd_tune.config import SearchFile, load_search_file
+from kd_tune.errors import ConfigError
+from kd_tune.ledger import MANIFEST, SEARCH_FILE, RunState, replay
+from kd_tune.paths import read_json
+from kd_tune.records import METRIC
+
+
+@dataclass(frozen=True)
+class RunTables:
+    """A run, read.
+
+    Attributes:
+        folder: where it lies.
+        file: its search file.
+        manifest: how it was made.
+        state: the folded ledger.
+        trials: a row a trial: number, arm, status, epochs, the last epoch's metrics, and its parameters, each under its
+            path without the branch (`objective.alpha`), the branch itself under the path of the choice.
+        history: a row a trial and epoch, of epochs that were run again the last attempt.
+    """
+
+    folder: Path
+    file: SearchFile
+    manifest: dict[str, Any]
+    state: RunState
+    trials: pd.DataFrame
+    history: pd.DataFrame
+
+    @property
+    def parameters(self) -> list[str]:
+        """The columns of `trials` that hold searched parameters."""
+        names = {plain_name(name) for trial in self.state.trials.values() for name in trial.draw}
+        return [column for column in self.trials.columns if column in names]
+
+
+def read(folder: Path) -> RunTables:
+    """Reads a run, finished or not.
+
+    Raises:
+        ConfigError: no run here, or a damaged one.
+    """
+    if not (folder / SEARCH_FILE).exists():
+        raise ConfigError(f"{folder}: no run here (it has no {SEARCH_FILE})")
+    state = replay(folder)
+    file = load_search_file(folder / SEARCH_FILE)
+    return RunTables(folder, file, read_json(folder / MANIFEST), state, _trials(state), _history(state))
+
+
+def plain_name(parameter: str) -> str:
+    """A parameter's path without its branch: `objective[hinton].alpha` is `objective.alpha`."""
+    head, bracket, rest = parameter.partition("[")
+    return head + plain_name(rest.partition("]")[2]) if bracket else parameter
+
+
+def _trials(state: RunState) -> pd.DataFrame:
+    rows = []
+    for trial in state.trials.values():
+        last = trial.rows.get(trial.epoch, {})
+        metrics = {key: value for key, value in last.items() if key not in ("event", "time", "trial", "attempt")}
+        rows.append(
+            {
+                "number": trial.number,
+                "arm": trial.arm,
+                "status": trial.end or "unfinished",
+                "attempt": trial.attempt,
+                "error": trial.error,
+                **{plain_name(name): value for name, value in trial.draw.items()},
+                **metrics,
+                "epoch": trial.epoch,
+                "train_seconds": sum(row["seconds"] for row in trial.rows.values()),
+            }
+        )
+    columns = ["number", "arm", "status", "attempt", "error", "epoch", METRIC, "num_parameters", "train_seconds"]
+    frame = pd.DataFrame(rows, columns=None if rows else columns)
+    for column in columns:
+        if column not in frame:
+            frame[column] = None
+    return frame.sort_values("number").reset_index(drop=True)
+
+
+def _history(state: RunState) -> pd.DataFrame:
+    rows = [
+        {key: value for key, value in row.items() if key not in ("event", "time")} | {"arm": trial.arm}
+        for trial in state.trials.values()
+        for _, row in sorted(trial.rows.items())
+    ]
+    frame = pd.DataFrame(rows, columns=None if rows else ["trial", "arm", "epoch", "attempt", METRIC])
+    return frame.sort_values(["trial", "epoch"]).reset_index(drop=True)
