@@ -6,7 +6,7 @@ import warnings
 
 import pandas as pd
 
-from kd_tune.config import Choice, FloatRange
+from kd_tune.config import Choice
 from kd_tune.records import METRIC, STOP_REASONS
 from kd_tune.results import RunTables, plain_name
 from kd_tune.space import Space
@@ -46,7 +46,7 @@ def outcomes(tables: RunTables) -> pd.DataFrame:
         counts = {status: int((trials["status"] == status).sum()) for status in (*STOP_REASONS, "unfinished")}
         epochs = int(trials["epoch"].sum())
         share = epochs / (num_epochs * len(trials)) if len(trials) else 0.0
-        rows.append({"arm": arm, "trials": len(trials), **counts, "epochs": epochs, "share_of_full": share})
+        rows.append({"arm": arm, "trials": len(trials), **counts, "epochs": epochs, "of_full": share})
     return pd.DataFrame(rows)
 
 
@@ -69,8 +69,8 @@ def comparison_epoch(tables: RunTables) -> int:
     return min(scheduler.grace_period, num_epochs) if scheduler.name == "asha" else num_epochs
 
 
-def importance(tables: RunTables, arm: str = DISTIL) -> pd.DataFrame:
-    """Share of the variance of validation accuracy that each parameter explains (Optuna's fANOVA).
+def importance(tables: RunTables) -> pd.DataFrame:
+    """Share of the variance of validation accuracy that each parameter explains in the distilled arm (Optuna's fANOVA).
 
     All trials are compared at one epoch, `comparison_epoch`: later ones were reached only by trials that did well
     there. Parameters inside a branch that not every trial took are left out, as Optuna does.
@@ -84,7 +84,7 @@ def importance(tables: RunTables, arm: str = DISTIL) -> pd.DataFrame:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     empty = pd.DataFrame({"parameter": pd.Series(dtype=str), "importance": pd.Series(dtype=float)})
     epoch = comparison_epoch(tables)
-    rows = tables.history[(tables.history["epoch"] == epoch) & (tables.history["arm"] == arm)]
+    rows = tables.history[(tables.history["epoch"] == epoch) & (tables.history["arm"] == DISTIL)]
     values = dict(zip(rows["trial"], rows[METRIC], strict=True))
     values = {number: value for number, value in values.items() if pd.notna(value)}
     if len(values) < 4 or len(set(values.values())) < 2 or not tables.state.trials[next(iter(values))].draw:
@@ -111,9 +111,10 @@ def is_logarithmic(tables: RunTables, parameter: str) -> bool:
     )
 
 
-def is_number(tables: RunTables, parameter: str) -> bool:
-    """Whether a parameter's values lie on an axis: a range of real numbers, or at least numbers throughout."""
-    leaves = [leaf for name, leaf in Space(tables.file.trial).parameters().items() if plain_name(name) == parameter]
-    return any(isinstance(leaf, FloatRange) for leaf in leaves) or pd.api.types.is_numeric_dtype(
-        tables.trials[parameter]
-    )
+def options(tables: RunTables, parameter: str) -> list[object]:
+    """The values of a parameter that is a choice, over all branches; empty for a range."""
+    found: list[object] = []
+    for name, leaf in Space(tables.file.trial).parameters().items():
+        if plain_name(name) == parameter and isinstance(leaf, Choice):
+            found += [option["name"] for option in leaf.options] if leaf.is_sections else leaf.options
+    return list(dict.fromkeys(found))

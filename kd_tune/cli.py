@@ -61,7 +61,7 @@ def search(
     from kd_tune import search as searching
     from kd_tune.config import load_search_file
 
-    console = Console()
+    console = _console()
     launch = searching.Launch(data, address, None if time_budget is None else parse_duration(time_budget))
     if resume is not None:
         if file or name or overrides or num_trials:
@@ -94,7 +94,7 @@ def analyze(
     """Summarise a run: tables here, CSV, pictures and a Markdown report in the run; export its best students."""
     from kd_tune import report
 
-    console = Console()
+    console = _console()
     path = report.write(run, console)
     console.print(f"report: {path}", highlight=False, soft_wrap=True)
     if export is not None:
@@ -121,7 +121,7 @@ def train(
     from kd_tune import prepare, teacher
     from kd_tune.catalog import load_dataset
 
-    console = Console()
+    console = _console()
     section = {"name": name}
     recipe, dataset_section = prepare.checked_recipe(section, {"name": dataset}, overrides or [])
     loaded = load_dataset(dataset_section, data)
@@ -140,7 +140,7 @@ def measure(
     """Open the test set for a teacher, record the opening, and print its accuracy."""
     from kd_tune import prepare, teacher
 
-    console = Console()
+    console = _console()
     folder, loaded = prepare.locate_teacher(name, dataset, data)
     opening = prepare.measure_teacher(folder, loaded)
     count = len(teacher.load(folder, loaded).record["test_openings"])
@@ -160,7 +160,7 @@ def download(
     """Fetch a published data set and check its integrity."""
     from kd_tune import data
 
-    Console().print(f"{name} is in {data.download(name, to)}", highlight=False, soft_wrap=True)
+    _console().print(f"{name} is in {data.download(name, to)}", highlight=False, soft_wrap=True)
 
 
 def parse_duration(text: str) -> float:
@@ -184,6 +184,11 @@ def main(arguments: list[str] | None = None) -> Any:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(RESUMABLE)
+
+
+def _console() -> Console:
+    """Standard output: as wide as the terminal, and wide enough for a table in a log."""
+    return Console(width=None if sys.stdout.isatty() else 120)
 
 
 def search_main() -> Any:

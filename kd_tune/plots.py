@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 
 mpl.use("Agg")
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import NullLocator, PercentFormatter
 
 from kd_tune import analysis
 from kd_tune.records import METRIC
@@ -19,6 +20,8 @@ from kd_tune.results import RunTables
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
+TICKS = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995, 0.998, 0.999)
+CEILING = 0.9995  # an accuracy of 1 has no place on the scale of halvings
 
 
 def figures(tables: RunTables, shares: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
@@ -29,7 +32,10 @@ def figures(tables: RunTables, shares: pd.DataFrame) -> Iterator[tuple[str, Figu
     yield "accuracy_by_parameters", accuracy_by_parameters(tables)
     if not shares.empty:
         yield "importance", importance(shares, analysis.comparison_epoch(tables))
+    trials = analysis.usable(tables)
     for parameter in tables.parameters:
+        if trials[parameter].isna().all():
+            continue
         yield f"by_{parameter.replace('.', '_')}", by_parameter(tables, parameter)
 
 
@@ -44,13 +50,12 @@ def curves(tables: RunTables) -> Figure:
         if arm in best.index:
             rows = tables.history[tables.history["trial"] == best.loc[arm, "number"]]
             number, value = int(best["number"][arm]), float(best[METRIC][arm])
-            label = f"best: trial {number}, {value:.2%}"
+            label = f"{arm}: trial {number}, {value:.2%}"
             axes.plot(rows["epoch"], rows[METRIC], color=colour, linewidth=2.2, label=label)
-            axes.legend(loc="lower right", frameon=False)
         axes.set_title(arm)
         axes.set_xlabel("epoch")
     axes_row[0].set_ylabel("validation accuracy")
-    _zoom(axes_row, tables)
+    _finish(figure, axes_row, tables)
     return figure
 
 
@@ -63,10 +68,13 @@ def accuracy_by_parameters(tables: RunTables) -> Figure:
         axes.scatter(mine["num_parameters"], mine[METRIC], s=14, color=colour, marker=marker, alpha=0.35, linewidths=0)
         axes.plot(front["num_parameters"], front[METRIC], color=colour, marker=marker, label=arm)
     axes.set_xscale("log")
+    sizes = sorted(trials["num_parameters"].unique())
+    if len(sizes) <= 8:
+        axes.set_xticks(sizes, [f"{int(size):,}" for size in sizes])
+        axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("parameters of the student")
     axes.set_ylabel("validation accuracy")
-    axes.legend(loc="lower right", frameon=False)
-    _zoom([axes], tables)
+    _finish(figure, [axes], tables)
     return figure
 
 
@@ -83,31 +91,32 @@ def importance(shares: pd.DataFrame, epoch: int) -> Figure:
 
 
 def by_parameter(tables: RunTables, parameter: str) -> Figure:
-    """Last validation accuracy against one parameter; pruned trials are hollow."""
+    """Last validation accuracy against one parameter; trials that were stopped early are hollow."""
     figure, (axes,) = _figure(1, width=6.4)
     trials = analysis.usable(tables)
     trials = trials[trials[parameter].notna()]
-    numeric = analysis.is_number(tables, parameter)
-    categories = sorted(trials[parameter].unique(), key=str)
-    for arm, colour, marker in zip(tables.state.quota, COLOURS, MARKERS, strict=False):
+    options = analysis.options(tables, parameter)
+    for place, (arm, colour, marker) in enumerate(zip(tables.state.quota, COLOURS, MARKERS, strict=False)):
         mine = trials[trials["arm"] == arm]
         if mine.empty:
             continue
-        places = mine[parameter] if numeric else mine[parameter].map(categories.index)
+        if options:  # side by side, not on top of each other
+            places = mine[parameter].map(options.index) + 0.2 * (place - (len(tables.state.quota) - 1) / 2)
+        else:
+            places = mine[parameter]
         ended = mine["status"] == "completed"
         axes.scatter(places[ended], mine[METRIC][ended], color=colour, marker=marker, label=arm)
         axes.scatter(
-            places[~ended], mine[METRIC][~ended], facecolors="none", edgecolors=colour, marker=marker, alpha=0.6
+            places[~ended], mine[METRIC][~ended], marker=marker, facecolors="none", edgecolors=colour, alpha=0.6
         )
-    if not numeric:
-        axes.set_xticks(range(len(categories)), [str(category) for category in categories])
+    if options:
+        axes.set_xticks(range(len(options)), [str(option) for option in options])
     elif analysis.is_logarithmic(tables, parameter):
         axes.set_xscale("log")
     axes.set_xlabel(parameter)
-    axes.set_ylabel("validation accuracy at the last epoch")
+    axes.set_ylabel("validation accuracy, last epoch")
     axes.set_title("filled: trained to the end; hollow: stopped earlier", fontsize=9, color="0.4")
-    axes.legend(loc="lower left", frameon=False)
-    _zoom([axes], tables)
+    _finish(figure, [axes], tables)
     return figure
 
 
@@ -121,11 +130,28 @@ def _figure(columns: int, width: float, height: float = 4.0) -> tuple[Figure, li
     return figure, axes_row
 
 
-def _zoom(axes_row: list[Axes], tables: RunTables) -> None:
-    """Gives the picture to the better trials: from the first decile of last accuracies to just above the best."""
+def _finish(figure: Figure, axes_row: list[Axes], tables: RunTables) -> None:
+    """Puts the legend over the axes and accuracies on a scale on which halving the error is always the same step.
+
+    Near the top, where the best trials are, a plain scale shows nothing.
+    """
+    figure.legend(loc="outside upper center", ncols=len(tables.state.quota), frameon=False)
     values = analysis.usable(tables)[METRIC]
     low, high = float(values.quantile(0.1)), float(values.max())
-    margin = max(0.05 * (high - low), 0.002)
+    top = 1 - (1 - min(high, CEILING)) * 0.7
     for axes in axes_row:
-        axes.set_ylim(low - margin, min(1.0, high + margin) if high < 1 else 1.0 + margin)
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.set_yscale("function", functions=(_halvings, _from_halvings))
+        axes.set_ylim(max(0.0, low - 0.02), top)
+        ticks = [tick for tick in TICKS if low <= tick <= top]
+        ticks = ticks if len(ticks) > 1 else sorted({low, high})
+        axes.set_yticks(ticks, [f"{100 * tick:.4g}%" for tick in ticks])
+        axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _halvings(accuracy: np.ndarray) -> np.ndarray:
+    """How often the error was halved, starting from all wrong."""
+    return np.asarray(-np.log2(np.clip(1 - np.asarray(accuracy), 1 - CEILING, None)))
+
+
+def _from_halvings(halvings: np.ndarray) -> np.ndarray:
+    return np.asarray(1 - np.exp2(-np.asarray(halvings)))

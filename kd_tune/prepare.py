@@ -75,13 +75,12 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def prepare(trial: Mapping[str, Any], source: Path | None, console: Console) -> Prepared:
-    """Loads the data, finds the teacher or trains it, and fills the bank for the views that the trial asks for.
+def prepare(trial: Mapping[str, Any], dataset: Dataset, source: Path | None, console: Console) -> Prepared:
+    """Finds the teacher or trains it, and fills the bank for the views that the trial asks for.
 
     Raises:
-        ConfigError: data are missing; teacher or bank do not fit or are damaged.
+        ConfigError: teacher or bank do not fit or are damaged.
     """
-    dataset = load_dataset(trial["dataset"], source)
     if "teacher" not in trial:
         return Prepared(dataset, None, None)
     found = find_or_train_teacher(trial["teacher"], trial["dataset"], dataset, source, console)

@@ -13,12 +13,12 @@ from rich.table import Table
 from kd_tune import analysis, plots, results
 from kd_tune.ledger import SEARCH_FILE
 from kd_tune.paths import written_whole
-from kd_tune.records import METRIC
+from kd_tune.records import ARMS, METRIC
 from kd_tune.results import RunTables
 from kd_tune.watch import duration, short
 
 TOP = 5
-PERCENT = {METRIC, "share_of_full", "importance"}
+PERCENT = {METRIC, "of_full", "importance"}
 
 
 def write(folder: Path, console: Console) -> Path:
@@ -58,30 +58,27 @@ def _sections(tables: RunTables) -> dict[str, pd.DataFrame]:
 
 
 def _print(tables: RunTables, sections: dict[str, pd.DataFrame], console: Console) -> None:
+    console.print("\nThe best of each arm by validation accuracy (unconfirmed)", style="bold")
+    for _, row in analysis.best(tables).iterrows():
+        configuration = " ".join(f"{name}={short(row[name])}" for name in tables.parameters if pd.notna(row[name]))
+        size = f"{int(row['num_parameters']):,} parameters, {row['epoch']} epochs"
+        console.print(
+            f"  {row['arm']}: {row[METRIC]:.2%} (trial {row['number']}, {size}) {configuration}",
+            highlight=False,
+            soft_wrap=True,
+        )
     for title, frame in (
-        (
-            "The best of each arm, by validation accuracy (unconfirmed)",
-            _with_configuration(analysis.best(tables), tables),
-        ),
         ("The best of each arm at every size of student", sections["best_by_student"]),
         ("How trials ended", sections["outcomes"]),
     ):
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, title_style="bold")
         for column in frame.columns:
-            table.add_column(str(column), overflow="fold")
-        for row in frame.itertuples(index=False):
-            table.add_row(*(_cell(column, value) for column, value in zip(frame.columns, row, strict=True)))
-        console.print(table)
+            table.add_column(str(column).replace("_", " "), justify="left" if column == "arm" else "right")
+        for values in frame.itertuples(index=False):
+            table.add_row(*(_cell(column, value) for column, value in zip(frame.columns, values, strict=True)))
         console.print()
-
-
-def _with_configuration(best: pd.DataFrame, tables: RunTables) -> pd.DataFrame:
-    """The parameters' columns as one line of text, which fits a terminal."""
-    configuration = [
-        " ".join(f"{name}={short(row[name])}" for name in tables.parameters if pd.notna(row[name]))
-        for _, row in best.iterrows()
-    ]
-    return best[["arm", "number", METRIC, "epoch", "num_parameters"]].assign(configuration=configuration)
+        console.print(table)
+    console.print()
 
 
 def _page(tables: RunTables, sections: dict[str, pd.DataFrame], pictures: list[str]) -> str:
@@ -130,7 +127,7 @@ def _markdown(frame: pd.DataFrame) -> str:
 def _cell(column: Any, value: Any) -> str:
     if value is None or (isinstance(value, float) and pd.isna(value)):
         return ""
-    if isinstance(value, float) and (column in PERCENT or column in ("distil", "cross_entropy", "label_smoothing")):
+    if isinstance(value, float) and (column in PERCENT or column in ARMS):
         return f"{value:.2%}"
     if column == "num_parameters":
         return f"{int(value):,}"

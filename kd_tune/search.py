@@ -18,7 +18,7 @@ import yaml
 from rich.console import Console
 
 from kd_tune import cluster, records
-from kd_tune.catalog import build_objective, build_student, check_trial, control_objective
+from kd_tune.catalog import build_objective, build_student, check_trial, control_objective, load_dataset
 from kd_tune.config import SearchFile, TrainingConfig, load_search_file
 from kd_tune.data import Dataset
 from kd_tune.engine import check_fit
@@ -72,8 +72,9 @@ def start(file: SearchFile, folder: Path, launch: Launch, console: Console) -> R
     spaces = check(file)
     if folder.exists():
         raise ConfigError(already_there(folder))
-    prepared = prepare(file.trial, launch.source, console)
-    check_draws(spaces, prepared.dataset, file.search.seed)
+    dataset = load_dataset(file.trial["dataset"], launch.source)
+    check_draws(spaces, dataset, file.search.seed)
+    prepared = prepare(file.trial, dataset, launch.source, console)
     manifest = {
         "kind": "kd_tune run",
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -108,7 +109,7 @@ def resume(folder: Path, extend: int, launch: Launch, console: Console) -> RunSt
     source = launch.source or (Path(manifest["source"]) if manifest.get("source") else None)
     run = Run(folder)
     try:
-        prepared = prepare(file.trial, source, console)
+        prepared = prepare(file.trial, load_dataset(file.trial["dataset"], source), source, console)
         if prepared.fingerprints() != manifest["fingerprints"]:
             raise ConfigError(
                 f"{folder}: data or teacher are not those that the run started with "
@@ -205,7 +206,7 @@ def _run(
             folder=str(run.folder.resolve()),
             source=None if launch.source is None else str(launch.source.resolve()),
             bank=None if prepared.bank is None else str(prepared.bank.resolve()),
-            checkpoint_epochs=(*referee.epochs, num_epochs),
+            checkpoint_epochs=(1, *referee.epochs, num_epochs),
             threads=file.resources.cpus_per_trial,
         )
         _announce(run, file, referee, console)

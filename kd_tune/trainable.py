@@ -27,7 +27,7 @@ class RunContext:
         folder: the run's.
         source: where the data lie; None: the usual place.
         bank: folder of the soft targets; None without a teacher.
-        checkpoint_epochs: rungs and the last epoch.
+        checkpoint_epochs: the first epoch, so that no trial starts twice; rungs; the last epoch.
         threads: of a trial on a CPU.
     """
 

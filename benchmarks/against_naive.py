@@ -1,0 +1,386 @@
+"""kd_tune against the script that one writes without it.
+
+Claim: students are distilled many times faster than by a Ray Tune script that asks the teacher in every step, and the
+answers of the teacher that kd_tune computes beforehand are paid for within one search.
+
+How: `naive_peer.py` and a kd_tune search (through Ray) take turns for `--rounds` rounds, the order swapped every second
+round. On both sides: StudentNet of width 1, batches of 128, mixed target loss, SGD with momentum, the same numbers of
+trials, epochs and concurrent trials, one CPU and one thread a trial, nothing pruned, vgg13_bn with random weights as
+the teacher. An epoch's seconds are those that trials report, so start-up is excluded on both sides; the first epoch of
+every trial is left out. Seconds are scaled by the number of images to epochs of 50,000, because an epoch of the peer is
+long and one of kd_tune short.
+
+The bank of the timed searches is filled beforehand. Its fill is timed apart, on `--fill-images` images of all views; if
+that is less than --our-images, a trivial network fills the searches' bank in the teacher's name (how fast a student
+trains does not depend on the numbers in the bank). For the shipped CIFAR-10 search the fill is added to the bill.
+
+    python benchmarks/against_naive.py --data cifar10.npz
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import common
+import torch
+
+from kd_tune import prepare, soft_targets
+from kd_tune.catalog import load_dataset
+from kd_tune.config import Choice, SearchFile, load_search_file
+from kd_tune.data import Dataset
+from kd_tune.scheduler import Rungs, rung_epochs
+from kd_tune.teacher import Teacher
+
+SHIPPED = common.ROOT / "search_spaces" / "cifar10.yaml"
+SHIPPED_TRAIN, SHIPPED_VAL = 45_000, 5_000
+TEACHER = "vgg13_bn"
+ORDERS = 500
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    made = common.conditions(arguments)
+    with common.temporary_cache() as folder:
+        fills = {name: measure_fill(name, folder, arguments) for name in (TEACHER, "compact")}
+        weights = prepare_bank(folder, arguments)
+        rounds = [measure_round(number, weights, folder, arguments) for number in range(1, arguments.rounds + 1)]
+        peer_compact = peer_epochs(arguments, "compact")
+        widths = measure_widths(weights, folder, arguments)
+    result: dict[str, Any] = {
+        "claim": "kd_tune distils students faster than a Ray Tune script that asks the teacher in every step",
+        "rounds": rounds,
+        "peer_epochs_an_hour": round(median(one["peer_epochs_an_hour"] for one in rounds), 2),
+        "our_epochs_an_hour": round(median(one["our_epochs_an_hour"] for one in rounds), 2),
+        "ratio": round(median(one["ratio"] for one in rounds), 2),
+        "ratio_by_ledger_clock": round(median(one["ratio_by_ledger_clock"] for one in rounds), 2),
+        "fills": fills,
+        "peer_with_compact": peer_compact,
+        "median_seconds_by_width": widths,
+    }
+    result["shipped_search"] = shipped_search(result, arguments)
+    result["conditions"] = made
+    common.write_result("against_naive", result, report(result, arguments), arguments.out)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = common.arguments_parser(__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="CIFAR-10 as an .npz file")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=2500, help="training images of the peer")
+    parser.add_argument("--our-images", type=int, default=45_000, help="training images of kd_tune")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=4)
+    parser.add_argument("--concurrent", type=int, default=2)
+    parser.add_argument("--views", type=int, default=8)
+    parser.add_argument("--fill-images", type=int, default=2500, help="images whose fill is timed")
+    return parser.parse_args()
+
+
+def measure_fill(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Answers a second of a teacher, through `soft_targets.fill` as a search calls it: all threads, or a GPU."""
+    section = {"name": "cifar10", "num_train": arguments.fill_images}
+    dataset = load_dataset(section, arguments.data)
+    found = common.random_teacher(name, folder / "teachers" / name, dataset)
+    device = prepare.best_device()
+    began = time.perf_counter()
+    soft_targets.fill(soft_targets.folder_of(found, dataset), found, dataset, arguments.views, device)
+    seconds = time.perf_counter() - began
+    answers = arguments.views * len(dataset.train) + len(dataset.val)  # clean validation images are asked about too
+    threads = torch.get_num_threads()
+    print(f"{name}: {answers} answers in {seconds:.1f} s", flush=True)
+    return {
+        "answers": answers,
+        "seconds": round(seconds, 2),
+        "answers_per_second": round(answers / seconds, 2),
+        "device": device.type,
+        "threads": threads,
+    }
+
+
+def prepare_bank(folder: Path, arguments: argparse.Namespace) -> Path:
+    """The folder of the teacher whose bank for the timed searches is complete."""
+    dataset = load_dataset(dataset_section(arguments), arguments.data)
+    found = common.random_teacher(TEACHER, folder / "teachers" / f"{TEACHER}_timed", dataset)
+    if not bank_is_there(found, dataset, arguments.views):
+        common.fill_with_stand_in(found, dataset, arguments.views)
+    return found.folder
+
+
+def bank_is_there(found: Teacher, dataset: Dataset, views: int) -> bool:
+    """Whether the fill that was timed was the whole bank."""
+    return soft_targets.missing_images(soft_targets.folder_of(found, dataset), dataset, views) == 0
+
+
+def dataset_section(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {"name": "cifar10", "num_train": arguments.our_images}
+
+
+def measure_round(number: int, weights: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Both sides once, and their ratio."""
+    if number % 2:
+        peer = peer_epochs(arguments, TEACHER)
+        ours = our_epochs(weights, folder / f"run_{number}", arguments)
+    else:
+        ours = our_epochs(weights, folder / f"run_{number}", arguments)
+        peer = peer_epochs(arguments, TEACHER)
+    peer_rate = epochs_an_hour(median(common.steady(peer["seconds"])), arguments.images, arguments.concurrent)
+    our_rate = epochs_an_hour(median(common.steady(ours["seconds"])), arguments.our_images, arguments.concurrent)
+    ledger_rate = epochs_an_hour(median(ours["ledger_seconds"]), arguments.our_images, arguments.concurrent)
+    print(f"round {number}: {peer_rate:.1f} and {our_rate:.1f} epochs of 50,000 images an hour", flush=True)
+    return {
+        "first": "peer" if number % 2 else "kd_tune",
+        "peer": peer,
+        "kd_tune": ours,
+        "peer_epochs_an_hour": round(peer_rate, 3),
+        "our_epochs_an_hour": round(our_rate, 3),
+        "ratio": round(our_rate / peer_rate, 3),
+        "ratio_by_ledger_clock": round(ledger_rate / peer_rate, 3),
+    }
+
+
+def epochs_an_hour(seconds: float, images: int, concurrent: int) -> float:
+    """Student epochs of 50,000 images an hour, all concurrent trials together."""
+    return 3600 * concurrent / seconds * images / common.FULL_EPOCH
+
+
+def peer_epochs(arguments: argparse.Namespace, teacher: str) -> dict[str, Any]:
+    """Seconds of every epoch of the peer, in a process of its own."""
+    settings = {name: getattr(arguments, name) for name in ("images", "epochs", "trials", "concurrent")}
+    command = [sys.executable, str(common.HERE / "naive_peer.py"), "--data", str(arguments.data), "--teacher", teacher]
+    command += [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"the peer failed:\n{done.stderr[-2000:]}")
+    answer = json.loads(done.stdout.strip().splitlines()[-1])
+    return {"teacher": teacher, "threads": answer["threads"], "seconds": answer["seconds"]}
+
+
+def our_epochs(weights: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of every epoch of a kd_tune search: by the trials, and between rows of a trial by the ledger's clock."""
+    state = common.run_search(our_search(weights, arguments), folder, arguments.data, arguments.concurrent)
+    by_ledger: list[float] = []
+    for trial in state.trials.values():
+        by_ledger += common.row_intervals([row["time"] for row in trial.rows.values()])
+    seconds = common.epoch_seconds(state)
+    return {
+        "threads": 1,
+        "seconds": seconds,
+        # One epoch a trial has no interval.
+        "ledger_seconds": [round(value, 3) for value in by_ledger] or common.steady(seconds),
+    }
+
+
+def our_search(weights: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the peer searches, as a search file."""
+    return {
+        "search": {
+            "num_trials": arguments.trials,
+            "arms": ["distil"],
+            "sampler": {"name": "random"},
+            "scheduler": {"name": "none"},
+        },
+        "resources": {"cpus_per_trial": 1, "gpus_per_trial": 0},
+        "trial": {
+            "dataset": dataset_section(arguments),
+            "teacher": {"name": TEACHER, "weights": str(weights)},
+            "student": {"name": "studentnet", "width": 1.0},
+            "objective": {
+                "name": "mixed_target",
+                "alpha": {"float": [0.0, 1.0]},
+                "temperature": {"float": [1.0, 20.0], "log": True},
+            },
+            "optimizer": {"name": "sgd", "lr": {"float": [0.005, 0.1], "log": True}},
+            "training": {"num_epochs": arguments.epochs, "batch_size": 128, "views": arguments.views},
+        },
+    }
+
+
+def measure_widths(weights: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
+    """Median seconds of an epoch at width 1 and at every width of the shipped search, two trials of each."""
+    widths = sorted({1.0, *shipped_widths(load_search_file(SHIPPED))})
+    raw = our_search(weights, arguments)
+    raw["search"] |= {"num_trials": 2 * len(widths), "sampler": {"name": "grid"}}
+    raw["trial"]["student"] = {"name": "studentnet", "width": {"choice": widths}}
+    raw["trial"]["objective"] = {"name": "mixed_target", "alpha": 0.5, "temperature": 4.0}
+    raw["trial"]["optimizer"] = {"name": "sgd", "lr": 0.05}
+    state = common.run_search(raw, folder / "run_widths", arguments.data, arguments.concurrent)
+    seconds: dict[float, list[float]] = {width: [] for width in widths}
+    for trial in state.trials.values():
+        seconds[trial.draw["student.width"]] += common.steady([[row["seconds"] for row in trial.rows.values()]])
+    return {f"{width:g}": round(median(values), 4) for width, values in seconds.items()}
+
+
+def shipped_widths(file: SearchFile) -> list[float]:
+    width = file.trial["student"].get("width", 1.0)
+    return [float(value) for value in (width.options if isinstance(width, Choice) else [width])]
+
+
+def expected_epochs(file: SearchFile, arm_trials: int) -> float:
+    """Student epochs of one arm under the file's scheduler, on average over random orders of the trials.
+
+    kd_tune's own rungs are played with trials that come one after another, whose order of merit is the same at every
+    rung and has nothing to do with the order in which they were proposed.
+    """
+    num_epochs = file.trial["training"]["num_epochs"]
+    scheduler = file.search.scheduler
+    if scheduler.name == "none":
+        return float(arm_trials * num_epochs)
+    epochs = rung_epochs(scheduler.grace_period, scheduler.reduction_factor, num_epochs)
+    generator = random.Random(0)
+    totals = []
+    for _ in range(ORDERS):
+        rungs = Rungs(epochs, scheduler.reduction_factor)
+        merits = generator.sample(range(arm_trials), arm_trials)
+        totals.append(sum(_epochs_of(rungs, epochs, num_epochs, *pair) for pair in enumerate(merits)))
+    return mean(totals)
+
+
+def _epochs_of(rungs: Rungs, epochs: tuple[int, ...], num_epochs: int, trial: int, merit: float) -> int:
+    return next((epoch for epoch in epochs if not rungs.report(trial, epoch, merit)), num_epochs)
+
+
+def shipped_search(result: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
+    """The bill for `search_spaces/cifar10.yaml` on both sides, the fill included."""
+    file = load_search_file(SHIPPED)
+    by_arm = {arm: expected_epochs(file, trials) for arm, trials in file.search.trials_by_arm().items()}
+    widths = result["median_seconds_by_width"]
+    factor = mean(widths[f"{width:g}"] for width in shipped_widths(file)) / widths["1"]
+    ours = median(value for one in result["rounds"] for value in common.steady(one["kd_tune"]["seconds"]))
+    peer = median(value for one in result["rounds"] for value in common.steady(one["peer"]["seconds"]))
+    our_epoch = ours / arguments.our_images * SHIPPED_TRAIN * factor
+    views = file.trial["training"].get("views", 1)
+    peer_seconds = {TEACHER: peer, "compact": median(common.steady(result["peer_with_compact"]["seconds"]))}
+    scopes = {"all arms": sum(by_arm.values()), "the distil arm alone": by_arm["distil"]}
+    bills = [
+        bill(
+            scope,
+            epochs,
+            name,
+            peer_seconds[name] / arguments.images * SHIPPED_TRAIN,
+            our_epoch,
+            (views * SHIPPED_TRAIN + SHIPPED_VAL) / result["fills"][name]["answers_per_second"],
+            arguments.concurrent,
+        )
+        for name in (TEACHER, "compact")
+        for scope, epochs in scopes.items()
+    ]
+    return {
+        "expected_epochs_by_arm": {arm: round(epochs, 1) for arm, epochs in by_arm.items()},
+        "views": views,
+        "width_factor": round(factor, 3),
+        "bills": bills,
+    }
+
+
+def bill(
+    scope: str,
+    epochs: float,
+    teacher: str,
+    peer_epoch: float,
+    our_epoch: float,
+    fill_seconds: float,
+    concurrent: int,
+) -> dict[str, Any]:
+    """Hours on both sides and their ratio; a fill has the machine to itself, epochs run `concurrent` at a time."""
+    peer_seconds = epochs * peer_epoch / concurrent
+    training_seconds = epochs * our_epoch / concurrent
+    return {
+        "scope": scope,
+        "teacher": teacher,
+        "epochs": round(epochs, 1),
+        "peer_hours": round(peer_seconds / 3600, 3),
+        "fill_hours": round(fill_seconds / 3600, 3),
+        "training_hours": round(training_seconds / 3600, 3),
+        "ratio_without_fill": round(peer_seconds / training_seconds, 2),
+        "ratio": round(peer_seconds / (fill_seconds + training_seconds), 2),
+    }
+
+
+def report(result: dict[str, Any], arguments: argparse.Namespace) -> str:
+    """The result as Markdown."""
+    rows = [
+        (
+            number,
+            f"{median(common.steady(one['peer']['seconds'])):.2f}",
+            f"{median(common.steady(one['kd_tune']['seconds'])):.2f}",
+            f"{one['peer_epochs_an_hour']:.1f}",
+            f"{one['our_epochs_an_hour']:.1f}",
+            f"{one['ratio']:.1f}",
+        )
+        for number, one in enumerate(result["rounds"], start=1)
+    ]
+    header = (
+        "round",
+        f"peer: seconds an epoch of {arguments.images:,} images",
+        f"kd_tune: seconds an epoch of {arguments.our_images:,} images",
+        "peer: epochs an hour",
+        "kd_tune: epochs an hour",
+        "ratio",
+    )
+    ours, peer, ratio = (result[key] for key in ("our_epochs_an_hour", "peer_epochs_an_hour", "ratio"))
+    return f"""# kd_tune against a script without it
+
+**{ours:.0f} student epochs an hour against {peer:.1f}: {ratio:.1f} times as many** (median of the ratios of
+{len(rows)} rounds; in each round and on each side the median of {num_epochs_measured(arguments)} epochs). An epoch has
+50,000 images, {arguments.concurrent} trials run at once, start-up is excluded, the bank is filled. By the ledger's
+clock, which counts reports and checkpoints on kd_tune's side only, the ratio is {result["ratio_by_ledger_clock"]:.1f}.
+
+{common.table(header, rows)}
+{report_shipped(result, arguments)}
+{common.conditions_markdown(result["conditions"])}"""
+
+
+def report_shipped(result: dict[str, Any], arguments: argparse.Namespace) -> str:
+    """The bill for the shipped search, and how it was computed, as Markdown."""
+    shipped = result["shipped_search"]
+    header = ("teacher", "scope", "student epochs", "peer, h", "fill, h", "training, h", "ratio", "ratio without fill")
+    keys = ("teacher", "scope", "epochs", "peer_hours", "fill_hours", "training_hours", "ratio", "ratio_without_fill")
+    by_arm = ", ".join(f"{arm} {epochs:g}" for arm, epochs in shipped["expected_epochs_by_arm"].items())
+    by_width = ", ".join(f"{width}: {seconds:.2f} s" for width, seconds in result["median_seconds_by_width"].items())
+    scaled = f"student epochs x seconds an epoch, scaled to {SHIPPED_TRAIN:,} images / {arguments.concurrent} at once"
+    filler = "the teacher itself" if arguments.fill_images == arguments.our_images else "a trivial network in its name"
+    return f"""## The shipped CIFAR-10 search, with the fill on the bill
+
+{common.table(header, [[one[key] for key in keys] for one in shipped["bills"]])}
+Computed from the measured rates, not run:
+
+- Peer: {scaled}. For `compact` its
+  epochs were measured with that teacher asked in every step (n = {num_epochs_measured(arguments)}).
+- Fill: {shipped["views"]} views x {SHIPPED_TRAIN:,} images + {SHIPPED_VAL:,} validation images / answers a second
+  ({describe_fills(result["fills"])}).
+- Training: {scaled} x
+  {shipped["width_factor"]}, the mean cost of the file's widths relative to width 1 ({by_width}; that pruning
+  may favour the wide ones is not counted). The peer is charged width 1 throughout.
+- Student epochs, expected: {by_arm}. kd_tune's rungs are played
+  {ORDERS} times with trials in random order, one after another, each of the same merit at every rung; none diverges.
+  Random order is an assumption: under a sampler that learns, later trials survive more often, on both sides.
+- "All arms" charges the peer for a teacher in the controls too. Whoever leaves it out there compares the distil arm
+  alone, to which kd_tune's whole fill is then charged.
+- Start-up, and what lies between trials, is left out on both sides. The bank of the timed searches was filled by
+  {filler}.
+"""
+
+
+def describe_fills(fills: dict[str, Any]) -> str:
+    return "; ".join(
+        f"{name}: {fill['answers_per_second']:.0f}, from {fill['answers']:,} answers, {fill['device']}, "
+        f"{fill['threads']} threads"
+        for name, fill in fills.items()
+    )
+
+
+def num_epochs_measured(arguments: argparse.Namespace) -> int:
+    """Epochs that a median is taken over: all but each trial's first."""
+    return int(arguments.trials * max(1, arguments.epochs - 1))
+
+
+if __name__ == "__main__":
+    main()

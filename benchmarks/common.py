@@ -1,0 +1,213 @@
+"""What the benchmarks share: conditions, result files, temporary caches, teachers with random weights, searches."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import tempfile
+import textwrap
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from torch import Tensor, nn
+
+from kd_tune import cluster, search, soft_targets, teacher
+from kd_tune.catalog import build_network
+from kd_tune.config import SearchFile, Source, parse_search_file
+from kd_tune.data import Dataset
+from kd_tune.ledger import RunState
+from kd_tune.manifest import hardware, versions
+from kd_tune.paths import CACHE_VARIABLE
+from kd_tune.teacher import Teacher
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+FULL_EPOCH = 50_000  # images; rates are given for epochs of this size, whatever was trained on
+
+
+def arguments_parser(docstring: str | None) -> argparse.ArgumentParser:
+    """A parser that shows a script's docstring and knows --out."""
+    parser = argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of the result [default: beside the script]")
+    return parser
+
+
+def conditions(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a result depends on; call it before the measurement, so that the load is that of others.
+
+    Of paths only the last part is kept: where somebody's files lie says nothing about the result.
+    """
+    given = {name: value.name if isinstance(value, Path) else value for name, value in vars(arguments).items()}
+    given.pop("out", None)
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M:%S%z"),
+        "arguments": given,
+        "load_average_before": round(os.getloadavg()[0], 2),
+        "hardware": hardware(),  # torch is loaded, so GPUs are named
+        "versions": versions(),
+    }
+
+
+def conditions_markdown(made: dict[str, Any]) -> str:
+    """The conditions as a list."""
+    machine = made["hardware"]
+    gpus = ", ".join(machine["gpus"]) or "none"
+    lines = [
+        f"date: {made['date']}, commit {made['versions']['commit']} (`+`: with changes)",
+        f"machine: {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, GPU: {gpus}; "
+        f"load before the start {made['load_average_before']}",
+        "versions: " + ", ".join(f"{name} {value}" for name, value in made["versions"].items() if name != "commit"),
+        "arguments: " + ", ".join(f"{name} {value}" for name, value in made["arguments"].items()),
+    ]
+    return "## Conditions\n\n" + "\n".join(f"- {line}" for line in lines) + "\n"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
+
+
+def reflow(markdown: str) -> str:
+    """Paragraphs and list items wrapped anew, so that a template need not know how long its values are."""
+    blocks = []
+    for block in (part.strip() for part in markdown.split("\n\n")):
+        if block.startswith(("#", "|")):
+            blocks.append(block)
+            continue
+        items = [" ".join(item.split()) for item in re.split(r"\n(?=- )", block)]
+        indent = "  " if block.startswith("- ") else ""
+        wrapped = [textwrap.fill(item, 120, subsequent_indent=indent, break_on_hyphens=False) for item in items]
+        blocks.append("\n".join(wrapped))
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def write_result(name: str, result: dict[str, Any], markdown: str, folder: Path = HERE) -> None:
+    """Writes `name.json` and `name.md`, and shows the latter."""
+    folder.mkdir(parents=True, exist_ok=True)
+    markdown = reflow(markdown)
+    (folder / f"{name}.json").write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    (folder / f"{name}.md").write_text(markdown, encoding="utf-8")
+    print(markdown)
+
+
+def summary(values: Sequence[float], digits: int = 4) -> dict[str, Any]:
+    """Median, extremes and number of values."""
+    return {
+        "median": round(median(values), digits),
+        "min": round(min(values), digits),
+        "max": round(max(values), digits),
+        "n": len(values),
+    }
+
+
+@contextmanager
+def temporary_cache() -> Iterator[Path]:
+    """A temporary folder that is kd_tune's cache as long as the body runs."""
+    before = os.environ.get(CACHE_VARIABLE)
+    with tempfile.TemporaryDirectory(prefix="kd_tune_benchmark_") as folder:
+        os.environ[CACHE_VARIABLE] = folder
+        try:
+            yield Path(folder)
+        finally:
+            os.environ.pop(CACHE_VARIABLE)
+            if before is not None:
+                os.environ[CACHE_VARIABLE] = before
+
+
+def random_teacher(name: str, folder: Path, dataset: Dataset) -> Teacher:
+    """A teacher with random weights, saved and loaded: as fast as a trained one."""
+    shape = {
+        "num_classes": dataset.num_classes,
+        "in_channels": dataset.in_channels,
+        "image_size": dataset.image_size,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = build_network({"name": name}, **shape)
+    record = {
+        "architecture": {"name": name},
+        "input": shape,
+        "class_names": list(dataset.class_names),
+        "normalisation": dataset.normalisation,
+        "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint, "split": dataset.split},
+    }
+    teacher.save(folder, network, record)
+    return teacher.load(folder, dataset)
+
+
+class _StandIn(nn.Module):
+    """Some logits from the mean colour."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+
+    def forward(self, images: Tensor) -> Tensor:
+        colour = F.adaptive_avg_pool2d(images, 1).flatten(1)
+        return colour.repeat(1, self.num_classes)[:, : self.num_classes]
+
+
+def fill_with_stand_in(found: Teacher, dataset: Dataset, views: int) -> Path:
+    """The teacher's bank, filled in seconds by a trivial network in its name.
+
+    How long a student trains does not depend on the numbers in the bank.
+    """
+    folder = soft_targets.folder_of(found, dataset)
+    stand_in = replace(found, network=_StandIn(dataset.num_classes))
+    soft_targets.fill(folder, stand_in, dataset, views, torch.device("cpu"))
+    return folder
+
+
+def as_search_file(raw: dict[str, Any]) -> SearchFile:
+    """A search given as a dict, checked like a file."""
+    return parse_search_file(raw, Source("benchmark", {}))
+
+
+def run_search(raw: dict[str, Any], folder: Path, source: Path | None, num_slots: int) -> RunState:
+    """A whole search on Ray with room for `num_slots` trials of one CPU; Ray is started and stopped here."""
+    with _ray(num_slots):
+        state = search.start(as_search_file(raw), folder, search.Launch(source), Console(quiet=True))
+    failed = [f"trial {trial.number}: {trial.end} {trial.error}" for trial in state.trials.values() if not trial.rows]
+    if failed or not state.trials:
+        raise SystemExit("the search gave no figures: " + "; ".join(failed))
+    return state
+
+
+def epoch_seconds(state: RunState) -> list[list[float]]:
+    """What every epoch of every trial says it took: training and validation."""
+    return [[round(row["seconds"], 4) for row in trial.rows.values()] for trial in state.trials.values()]
+
+
+def steady(trials: Sequence[Sequence[float]]) -> list[float]:
+    """All epochs but the first of every trial, in which a process warms up; where there is only one, that."""
+    return [value for seconds in trials for value in (seconds[1:] or seconds)]
+
+
+def row_intervals(times: Sequence[float]) -> list[float]:
+    """Seconds between rows that follow each other."""
+    return [later - earlier for earlier, later in pairwise(times)]
+
+
+@contextmanager
+def _ray(num_slots: int) -> Iterator[None]:
+    """Ray as `kd_tune.cluster` starts it, but with a given number of CPUs: the concurrency is part of a comparison."""
+    import ray
+
+    os.environ.update(cluster.WORKER_ENVIRONMENT)
+    ray.init(address="local", num_cpus=num_slots, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        yield
+    finally:
+        ray.shutdown()

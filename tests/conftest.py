@@ -1,0 +1,139 @@
+"""What every test shares: one thread, a cache of its own, and data small enough to train on in a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from rich.console import Console
+
+from kd_tune import teacher
+from kd_tune.catalog import build_network
+from kd_tune.config import load_search_file
+from kd_tune.data import Dataset, npz
+from kd_tune.paths import CACHE_VARIABLE
+from kd_tune.search import Launch, start
+from tests.searches import toy_search, write_search
+
+# Derandomised: a verdict follows from the code alone. No deadline: a loaded machine is no failure.
+settings.register_profile("kd_tune", max_examples=30, deadline=None, derandomize=True)
+settings.load_profile("kd_tune")
+
+TOY_SIZE = 16
+TOY_CLASSES = 3
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Data, teachers and banks of a test session go to a folder of its own; torch computes on one thread."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_VARIABLE, str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def cifar10_npz() -> Path:
+    """All of CIFAR-10 as one .npz file, where a checkout has it beside itself."""
+    path = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10.npz"
+    if not path.exists():
+        pytest.skip("CIFAR-10 is not beside this checkout (../shared/data/cifar10.npz)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def toy_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 training and 40 test images, grey, 16 x 16: lying stripes, standing stripes, and a chessboard, under noise.
+
+    Shifts and mirror images keep the class, so a student can learn it from any view.
+    """
+    random = np.random.RandomState(0)
+    arrays: dict[str, Any] = {}
+    for part, count in (("train", 120), ("test", 40)):
+        labels = np.arange(count) % TOY_CLASSES
+        arrays[f"{part}_images"] = _stripes(labels, random)
+        arrays[f"{part}_labels"] = labels.astype(np.uint8)
+    path = tmp_path_factory.mktemp("toy") / "toy.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+def _stripes(labels: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+    row, column = np.indices((TOY_SIZE, TOY_SIZE)) // 2 % 2
+    patterns = np.stack([row, column, row ^ column])
+    noise = random.randint(0, 120, (len(labels), TOY_SIZE, TOY_SIZE))
+    return (patterns[labels] * 60 + noise).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def toy_dataset(toy_npz: Path) -> Dataset:
+    """The toy, split: 108 images to train on, 12 to validate."""
+    return npz(toy_npz)
+
+
+@pytest.fixture(scope="session")
+def save_teacher() -> Callable[..., Path]:
+    """Writes an untrained `digits` network as a data set's teacher: `save_teacher(folder, dataset, seed)`."""
+
+    def save(folder: Path, dataset: Dataset, seed: int = 0) -> Path:
+        architecture = {"name": "digits"}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = build_network(architecture, dataset.num_classes, dataset.in_channels, dataset.image_size)
+        record = {
+            "architecture": architecture,
+            "input": {
+                "num_classes": dataset.num_classes,
+                "in_channels": dataset.in_channels,
+                "image_size": dataset.image_size,
+            },
+            "normalisation": dataset.normalisation,
+            "val_accuracy": None,
+        }
+        teacher.save(folder, network, record)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One Ray for all tests that search in this process."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, toy_npz: Path, ray_cluster: None) -> Path:
+    """A search over the toy that has ended: two kinds of objective, three arms, a trial that diverges."""
+    search = toy_search(
+        **{
+            "search.arms": ["distil", "cross_entropy", "label_smoothing"],
+            "search.points": [{"optimizer.lr": 1e9}],
+            "trial.optimizer.lr": {"choice": [0.02, 0.05, 0.1, 1e9]},
+            "trial.training.batch_size": 16,
+            "search.num_trials": 8,
+            "trial.objective": {
+                "choice": [
+                    {"name": "hinton", "alpha": {"float": [0.1, 1.0]}, "temperature": 4.0},
+                    {"name": "mixed_target", "alpha": 0.5, "temperature": {"float": [1.0, 8.0], "log": True}},
+                ]
+            },
+        }
+    )
+    folder = tmp_path_factory.mktemp("finished")
+    file = load_search_file(write_search(folder, search))
+    run = folder / "run"
+    with (folder / "log.txt").open("w") as log:
+        state = start(file, run, Launch(source=toy_npz), Console(file=log, width=120))
+    assert not state.unfinished()
+    return run

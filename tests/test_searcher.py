@@ -1,0 +1,113 @@
+"""Proposals: a function of seed, number and finished trials; pruned and diverged trials told as such."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState as OptunaState
+
+from kd_tune.config import Choice, FloatRange, SamplerConfig, SchedulerConfig, SearchConfig
+from kd_tune.ledger import Run, RunState, TrialState
+from kd_tune.scheduler import Referee, RunScheduler
+from kd_tune.searcher import RunSearcher, _to_optuna, next_arm, points_of_arm, propose
+from kd_tune.space import Space, contains
+
+SPACE = Space(
+    {
+        "student": {"name": "studentnet", "width": Choice(options=[0.5, 1.0])},
+        "objective": Choice(
+            options=[{"name": "hinton", "alpha": FloatRange(bounds=[0.0, 1.0])}, {"name": "cross_entropy"}]
+        ),
+        "optimizer": {"name": "sgd", "lr": FloatRange(bounds=[1e-3, 1e-1], log=True)},
+    }
+)
+TPE = SamplerConfig(num_startup_trials=3)
+
+
+def ended(number: int, draw: dict[str, Any], value: float | None, end: Any = "completed") -> TrialState:
+    rows = {epoch: {"val_accuracy": value, "epoch": epoch} for epoch in (1, 2)}
+    return TrialState(number, "distil", draw, rows=rows, end=end)
+
+
+def history(length: int) -> list[TrialState]:
+    """Trials of which small rates did well."""
+    trials: list[TrialState] = []
+    for index in range(length):
+        draw = propose(SPACE, [], index, SamplerConfig(name="random"), seed=index)
+        trials.append(ended(index, draw, 1 + math.log10(draw["optimizer.lr"]) / -4))
+    return trials
+
+
+@pytest.mark.parametrize("name", ["tpe", "random"])
+def test_a_proposal_follows_from_seed_and_history_alone(name: Any) -> None:
+    config = SamplerConfig(name=name, num_startup_trials=3)
+    past = history(8)
+    first = propose(SPACE, past, 8, config, seed=5)
+    assert first == propose(SPACE, past, 8, config, seed=5)
+    assert first != propose(SPACE, past, 8, config, seed=6)
+    assert all(contains(leaf, first[parameter]) for parameter, leaf in SPACE.active(first).items())
+
+
+def test_tpe_learns_from_history() -> None:
+    past = history(30)
+    proposed = [propose(SPACE, past, 30, TPE, seed=seed)["optimizer.lr"] for seed in range(30)]
+    blind = [propose(SPACE, [], 0, TPE, seed=seed)["optimizer.lr"] for seed in range(30)]
+    # Small rates were best; the medians of 30 draws differ by far more than chance allows (a factor above 2).
+    assert sorted(proposed)[15] * 2 < sorted(blind)[15]
+
+
+def test_failed_trials_teach_nothing() -> None:
+    past = history(8)
+    failed = [*past, ended(8, past[0].draw, 0.9, "failed")]
+    assert propose(SPACE, failed, 9, TPE, seed=1) == propose(SPACE, past, 9, TPE, seed=1)
+
+
+def test_pruned_and_diverged_trials_are_told_as_pruned() -> None:
+    draw = propose(SPACE, [], 0, TPE, seed=0)
+    pruned = _to_optuna(SPACE, ended(0, draw, 0.4, "pruned"))
+    assert pruned.state == OptunaState.PRUNED
+    assert pruned.intermediate_values == {1: 0.4, 2: 0.4}
+    diverged = _to_optuna(SPACE, ended(0, draw, 0.4, "diverged"))
+    assert diverged.state == OptunaState.PRUNED
+    assert math.isnan(diverged.intermediate_values[2])
+    completed = _to_optuna(SPACE, ended(0, draw, 0.4))
+    assert (completed.state, completed.value) == (OptunaState.COMPLETE, 0.4)
+
+
+def test_grid_takes_every_cell_in_turn() -> None:
+    space = Space({"a": Choice(options=[1, 2, 3]), "b": Choice(options=["x", "y"])})
+    draws = [propose(space, [], index, SamplerConfig(name="grid"), seed=index) for index in range(12)]
+    assert draws[:6] == draws[6:]
+    assert len({tuple(draw.items()) for draw in draws}) == 6
+
+
+def test_points_come_first_and_what_they_leave_out_is_drawn() -> None:
+    points = [{"optimizer.lr": 0.01, "objective": "hinton"}]
+    draw = propose(SPACE, [], 0, TPE, seed=0, points=points)
+    assert draw["optimizer.lr"] == 0.01
+    assert 0 <= draw["objective[hinton].alpha"] <= 1
+    assert propose(SPACE, [], 1, TPE, seed=0, points=points)["optimizer.lr"] != 0.01
+    assert points_of_arm([{"optimizer.lr": 0.01, "objective.alpha": 1.0}], SPACE) == [{"optimizer.lr": 0.01}]
+
+
+def test_arms_take_turns_by_their_shares() -> None:
+    state = RunState(quota={"distil": 4, "cross_entropy": 2})
+    order = []
+    while (arm := next_arm(state)) is not None:
+        order.append(arm)
+        state.trials[len(state.trials)] = TrialState(len(state.trials), arm, {})
+    assert order == ["distil", "cross_entropy", "distil", "distil", "cross_entropy", "distil"]
+
+
+def test_what_ray_pickles_holds_nothing_of_the_run(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", "search: {}\n", {})
+    run.record("started", quota={"distil": 1})
+    searcher = RunSearcher(run, {"distil": SPACE}, SearchConfig())
+    scheduler = RunScheduler(run, Referee(SchedulerConfig(), ("distil",), 9))
+    assert vars(pickle.loads(pickle.dumps(searcher))) == {}
+    assert vars(pickle.loads(pickle.dumps(scheduler))) == {}
+    run.close()

@@ -1,0 +1,278 @@
+"""A trial with ranges as a search space: names, draws, grids, and the way to a file and back.
+
+Random spaces come as the raw trees that a search file would hold; only their shape matters here, not what they name.
+"""
+
+from __future__ import annotations
+
+import pickle
+from decimal import Decimal
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kd_tune.config import TRIAL_SECTIONS, Choice, FloatRange, IntRange, Source, parse_search_file
+from kd_tune.space import Space, contains, describe, to_raw
+from kd_tune.strict_yaml import parse_yaml
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+NAMES = st.sampled_from(["alpha", "lr", "width", "depth", "mode", "rate"])
+# Letters and punctuation, `no` and `true` among them; strings that look like numbers have a test of their own.
+TEXT = st.one_of(
+    st.text(alphabet="abz -_/.:#'\"\\é\n", max_size=12), st.sampled_from(["no", "on", "true", "null", "~"])
+)
+NUMBERS = st.one_of(st.integers(-(10**9), 10**9), st.floats(allow_nan=False, allow_infinity=False))
+SCALARS = st.one_of(st.none(), st.booleans(), NUMBERS, TEXT)
+
+
+@st.composite
+def float_ranges(draw: st.DrawFn) -> dict[str, Any]:
+    kind = draw(st.sampled_from(["plain", "log", "step"]))
+    if kind == "step":  # in decimals, so that the step divides the range as it is written
+        step = Decimal(draw(st.integers(1, 30))) / 10
+        low = Decimal(draw(st.integers(-20, 20))) / 10
+        high = low + draw(st.integers(1, 6)) * step
+        return {"float": [float(low), float(high)], "step": float(step)}
+    low = draw(st.floats(1e-6, 1e3) if kind == "log" else st.floats(-1e3, 1e3))
+    high = low + draw(st.floats(1e-2, 1e3))
+    return {"float": [low, high]} | ({"log": True} if kind == "log" else {})
+
+
+@st.composite
+def int_ranges(draw: st.DrawFn) -> dict[str, Any]:
+    kind = draw(st.sampled_from(["plain", "log", "step"]))
+    low = draw(st.integers(1, 50) if kind == "log" else st.integers(-50, 50))
+    step = draw(st.integers(1, 7)) if kind == "step" else 1
+    extra: dict[str, Any] = {"plain": {}, "log": {"log": True}, "step": {"step": step}}[kind]
+    return {"int": [low, low + step * draw(st.integers(1, 6))]} | extra
+
+
+PLAIN_CHOICES = st.lists(SCALARS, min_size=1, max_size=4, unique_by=lambda v: (type(v), v)).map(lambda v: {"choice": v})
+FINITE_CHOICES = st.lists(st.integers(0, 9), min_size=1, max_size=3, unique=True).map(lambda v: {"choice": v})
+
+
+def sections(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.dictionaries(NAMES, leaves, max_size=3)
+
+
+def choices_of_sections(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    named = st.tuples(st.sampled_from(["a", "b", "hinton"]), sections(leaves)).map(
+        lambda pair: {"name": pair[0], **pair[1]}
+    )
+    options = st.lists(named, min_size=1, max_size=3, unique_by=lambda option: option["name"])
+    return options.map(lambda value: {"choice": value})
+
+
+def trials(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Raw `trial` sections, with choices of sections down to two levels."""
+    nested = st.one_of(leaves, choices_of_sections(leaves))
+    section = st.one_of(sections(nested), choices_of_sections(nested))
+    return st.fixed_dictionaries(dict.fromkeys(TRIAL_SECTIONS, section))
+
+
+TRIALS = trials(st.one_of(SCALARS, float_ranges(), int_ranges(), PLAIN_CHOICES))
+FINITE_TRIALS = trials(st.one_of(st.integers(0, 9), FINITE_CHOICES))
+
+
+def space_of(raw_trial: dict[str, Any]) -> Space:
+    return Space(parse_search_file({"trial": raw_trial}, Source("x.yaml", {})).trial)
+
+
+def draw_from(space: Space, seed: int) -> dict[str, Any]:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    return space.suggest(study.ask())
+
+
+def has_range(node: Any) -> bool:
+    if isinstance(node, dict):
+        return any(has_range(value) for value in node.values())
+    return isinstance(node, FloatRange | IntRange | Choice)
+
+
+BRANCHES = space_of(
+    {
+        "dataset": {"name": "mnist5k"},
+        "student": {"name": "studentnet", "width": {"choice": [0.5, 1.0]}},
+        "objective": {
+            "choice": [
+                {"name": "hinton", "alpha": {"float": [0, 1]}, "temperature": {"float": [1, 20], "log": True}},
+                {"name": "mixed_target", "alpha": {"float": [0, 1]}, "scale": "T2"},
+            ]
+        },
+        "optimizer": {"name": "sgd", "lr": {"float": [0.1, 0.3], "step": 0.1}},
+        "training": {"num_epochs": 3, "batch_size": {"int": [32, 128], "log": True}},
+    }
+)
+
+
+def test_a_parameter_is_named_by_its_path_and_its_branch() -> None:
+    assert list(BRANCHES.parameters()) == [
+        "student.width",
+        "objective",
+        "objective[hinton].alpha",
+        "objective[hinton].temperature",
+        "objective[mixed_target].alpha",
+        "optimizer.lr",
+        "training.batch_size",
+    ]
+
+
+def test_a_draw_fills_the_branch_that_it_chose() -> None:
+    draw = {
+        "student.width": 0.5,
+        "objective": "mixed_target",
+        "objective[mixed_target].alpha": 0.25,
+        "optimizer.lr": 0.2,
+        "training.batch_size": 64,
+    }
+    assert BRANCHES.fill(draw) == {
+        "dataset": {"name": "mnist5k"},
+        "student": {"name": "studentnet", "width": 0.5},
+        "objective": {"name": "mixed_target", "alpha": 0.25, "scale": "T2"},
+        "optimizer": {"name": "sgd", "lr": 0.2},
+        "training": {"num_epochs": 3, "batch_size": 64},
+    }
+    assert list(BRANCHES.active(draw)) == list(draw)
+
+
+def test_a_draw_that_lacks_a_parameter_is_refused_by_its_name() -> None:
+    with pytest.raises(KeyError, match=r"objective\[hinton\].alpha"):
+        BRANCHES.fill({"student.width": 0.5, "objective": "hinton"})
+
+
+def test_filling_leaves_the_template_as_it_was() -> None:
+    before = pickle.dumps(BRANCHES)
+    filled = BRANCHES.fill(draw_from(BRANCHES, 0))
+    filled["objective"]["alpha"] = 7
+    filled["dataset"]["name"] = "other"
+    assert pickle.dumps(BRANCHES) == before
+
+
+@given(trial=TRIALS, seed=st.integers(0, 2**31))
+def test_a_draw_lies_in_its_space_and_fills_every_range(trial: dict[str, Any], seed: int) -> None:
+    space = space_of(trial)
+    draw = draw_from(space, seed)
+    parameters = space.parameters()
+    assert draw.keys() <= parameters.keys()
+    for name, value in draw.items():
+        assert contains(parameters[name], value), (name, value, parameters[name])
+    assert space.problems_of(draw) == []
+    assert list(space.active(draw)) == list(draw)
+    assert not has_range(space.fill(draw))
+
+
+@given(trial=TRIALS, seed=st.integers(0, 2**31))
+def test_equal_seeds_draw_equally(trial: dict[str, Any], seed: int) -> None:
+    assert draw_from(space_of(trial), seed) == draw_from(space_of(trial), seed)
+
+
+@given(trial=TRIALS, seed=st.integers(0, 2**31))
+def test_optunas_distributions_accept_the_draw_that_they_belong_to(trial: dict[str, Any], seed: int) -> None:
+    """This is how a finished trial is told to a fresh study."""
+    space = space_of(trial)
+    draw = draw_from(space, seed)
+    told = optuna.trial.create_trial(params=draw, distributions=space.distributions(draw), value=0.5)
+    assert told.params == draw
+
+
+@given(TRIALS)
+def test_a_space_survives_being_written_to_a_file_and_read_again(trial: dict[str, Any]) -> None:
+    space = space_of(trial)
+    written = yaml.safe_dump({"trial": to_raw(space.template)}, sort_keys=False, allow_unicode=True)
+    raw, _ = parse_yaml(written)
+    assert Space(parse_search_file(raw, Source("x.yaml", {})).trial) == space
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1e5", "08", "2.5e3", "0x1F", "12:30", "2024-01-01", "=", "<<"])
+def test_a_string_that_looks_like_something_else_stays_a_string_in_a_runs_copy_of_the_file(text: str) -> None:
+    """A run keeps its search file as PyYAML writes it, and reads it with our own, stricter loader."""
+    raw, _ = parse_yaml(yaml.safe_dump({"weights": text}))
+    assert raw == {"weights": text}
+
+
+@given(TRIALS)
+def test_a_space_survives_pickling(trial: dict[str, Any]) -> None:
+    space = space_of(trial)
+    assert pickle.loads(pickle.dumps(space)) == space
+
+
+@given(FINITE_TRIALS)
+def test_a_grid_holds_every_draw_once(trial: dict[str, Any]) -> None:
+    space = space_of(trial)
+    grid = space.grid()
+    assert len({repr(sorted(cell.items())) for cell in grid}) == len(grid) == count_cells(space.template)
+    for cell in grid[:50]:
+        assert space.problems_of(cell) == []
+        assert list(space.active(cell)) == list(cell)
+        assert not has_range(space.fill(cell))
+
+
+def count_cells(node: Any) -> int:
+    """Cells of a grid: a product over keys, a sum over branches."""
+    if isinstance(node, dict):
+        product = 1
+        for value in node.values():
+            product *= count_cells(value)
+        return product
+    if isinstance(node, Choice):
+        return sum(count_cells(option) for option in node.options) if node.is_sections else len(node.options)
+    return 1
+
+
+def test_a_grid_walks_through_steps_and_whole_numbers() -> None:
+    space = Space({"a": FloatRange(bounds=[0.1, 0.3], step=0.1), "b": IntRange(bounds=[2, 6], step=2)})
+    cells = [(pytest.approx(a), b) for a in (0.1, 0.2, 0.3) for b in (2, 4, 6)]
+    assert [(cell["a"], cell["b"]) for cell in space.grid()] == cells
+    assert space.values("b") == [2, 4, 6]
+
+
+def test_a_grid_over_a_range_without_steps_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"objective\[hinton\].alpha, objective\[hinton\].temperature, .* has neither"):
+        BRANCHES.grid()
+
+
+@pytest.mark.parametrize(
+    ("leaf", "inside", "outside"),
+    [
+        (FloatRange(bounds=[0.0, 1.0]), [0, 0.0, 0.5, 1, 1.0], [-0.1, 1.1, "0.5", None, True, float("nan")]),
+        (FloatRange(bounds=[0.0, 1.0], step=0.1), [0.0, 0.1, 0.3, 0.1 + 0.2, 1.0], [0.05, 1.1]),
+        (FloatRange(bounds=[-0.3, 0.3], step=0.1), [-0.3, -0.1, 0.0, 0.3], [0.05]),
+        (IntRange(bounds=[2, 8], step=3), [2, 5, 8], [3, 11, 2.0, "2", True]),
+        (IntRange(bounds=[0, 1]), [0, 1], [True, False, 0.5, 2]),
+        (Choice(options=[1, 2.0, "a", None, True]), [1, 2.0, "a", None, True], [1.0, 2, "b", False]),
+    ],
+)
+def test_a_range_contains_its_values_and_no_others(leaf: Any, inside: list[Any], outside: list[Any]) -> None:
+    assert [value for value in inside if not contains(leaf, value)] == []
+    assert [value for value in outside if contains(leaf, value)] == []
+
+
+def test_a_point_outside_the_space_is_told_parameter_by_parameter() -> None:
+    point = {"student.width": 2.0, "objective[hinton].alpha": 1.5, "objective.alpha": 0.5, "optimizer.lr": 0.2}
+    problems = BRANCHES.problems_of(point)
+    assert len(problems) == 3
+    assert problems[0].startswith("objective.alpha: no such parameter; known: student.width, objective, ")
+    assert "student.width: 2.0 is not in {choice: [0.5, 1.0]}" in problems
+    assert "objective[hinton].alpha: 1.5 is not in {float: [0.0, 1.0]}" in problems
+
+
+def test_a_partial_point_is_no_problem() -> None:
+    assert BRANCHES.problems_of({"objective": "hinton"}) == []
+
+
+def test_a_range_is_described_as_it_is_written() -> None:
+    leaves = BRANCHES.parameters()
+    assert describe(leaves["objective"]) == "{choice: [hinton, mixed_target]}"
+    assert describe(leaves["objective[hinton].temperature"]) == "{float: [1.0, 20.0], log: true}"
+    assert describe(leaves["optimizer.lr"]) == "{float: [0.1, 0.3], step: 0.1}"
+
+
+def test_a_step_that_does_not_divide_its_range_draws_without_a_warning() -> None:
+    """Warnings are errors here; Optuna warns at every draw from such a range. To refuse it at load is as good."""
+    space = Space({"lr": FloatRange(bounds=[0.0, 1.0], step=0.3)})
+    assert contains(space.parameters()["lr"], draw_from(space, 0)["lr"])
