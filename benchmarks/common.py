@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import re
 import tempfile
@@ -206,7 +207,9 @@ def _ray(num_slots: int) -> Iterator[None]:
     import ray
 
     os.environ.update(cluster.WORKER_ENVIRONMENT)
-    ray.init(address="local", num_cpus=num_slots, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        address="local", num_cpus=num_slots, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+    )
     try:
         yield
     finally:

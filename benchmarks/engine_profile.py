@@ -11,8 +11,8 @@ measurements take turns in one process, after one epoch of each to warm up:
   the steps of each piece, times the number of steps.
 
 An image takes 3 x 2 x 651,720 floating-point operations: multiply and add, forward once and backward twice. Pooling,
-activations, loss and optimizer are not counted as work, but their time counts. By this usual convention the gradient with
-respect to the images is counted, which nobody needs and the engine does not compute; the share without it is given too.
+activations, loss and optimizer are not counted as work, but their time counts. By this usual convention the gradient
+with respect to the images is counted, which the engine does not compute; the share without it is given too.
 
     python benchmarks/engine_profile.py --data cifar10.npz
 """

@@ -34,10 +34,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import models, transforms
 
+Loader = DataLoader[Any]
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 
 
-class CifarImages(Dataset):
+class CifarImages(Dataset[tuple[Tensor, int]]):
     """CIFAR-10 images as a DataLoader wants them.
 
     Args:
@@ -75,7 +76,8 @@ class StudentNet(nn.Module):
         x = self.pool(F.relu(self.conv1(x)))
         x = self.pool(F.relu(self.conv2(x)))
         x = F.relu(self.fc1(torch.flatten(x, 1)))
-        return self.fc3(F.relu(self.fc2(x)))
+        logits: Tensor = self.fc3(F.relu(self.fc2(x)))
+        return logits
 
 
 def make_teacher(name: str) -> nn.Module:
@@ -87,10 +89,11 @@ def make_teacher(name: str) -> nn.Module:
     network = models.vgg13_bn(weights=None, num_classes=10)
     network.avgpool = nn.AdaptiveAvgPool2d((1, 1))
     network.classifier[0] = nn.Linear(512, 4096)
-    return network.eval().requires_grad_(False)
+    frozen: nn.Module = network.eval().requires_grad_(False)
+    return frozen
 
 
-def loaders(path: str, num_images: int, batch_size: int) -> tuple[DataLoader, DataLoader]:
+def loaders(path: str, num_images: int, batch_size: int) -> tuple[Loader, Loader]:
     """Training images, and a ninth as many to validate on: the proportion of 45,000 to 5,000."""
     with np.load(path) as archive:
         images, labels = archive["train_images"], archive["train_labels"].reshape(-1)
@@ -116,7 +119,7 @@ def train_epoch(
     student: nn.Module,
     teacher: nn.Module,
     optimizer: torch.optim.Optimizer,
-    loader: DataLoader,
+    loader: Loader,
     config: dict[str, Any],
 ) -> None:
     student.train()
@@ -130,10 +133,13 @@ def train_epoch(
 
 
 @torch.no_grad()
-def accuracy(student: nn.Module, loader: DataLoader) -> float:
+def accuracy(student: nn.Module, loader: Loader) -> float:
     student.eval()
-    right = sum(int((student(images).argmax(dim=1) == labels).sum()) for images, labels in loader)
-    return right / len(loader.dataset)
+    right = total = 0
+    for images, labels in loader:
+        right += int((student(images).argmax(dim=1) == labels).sum())
+        total += len(labels)
+    return right / total
 
 
 def train_trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -183,6 +189,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--teacher", choices=["vgg13_bn", "compact"], default="vgg13_bn")
     arguments = parser.parse_args()
+    if not 9 <= arguments.images <= 45_000:
+        parser.error("--images: 9 to 45000, because a ninth as many validate")
     settings = {
         "data": str(arguments.data.resolve()),
         "images": arguments.images,
@@ -195,7 +203,8 @@ def main() -> None:
         results = run(settings, arguments.trials, arguments.concurrent, storage)
         if results.errors:
             raise SystemExit(f"{len(results.errors)} trials failed; the first: {results.errors[0]}")
-        tables = [result.metrics_dataframe for result in results]
+        found = (results[number].metrics_dataframe for number in range(len(results)))
+        tables = [table for table in found if table is not None]
         seconds = [[round(value, 4) for value in table["seconds"]] for table in tables]
     made = {name: value for name, value in vars(arguments).items() if name != "data"}
     print(json.dumps({"seconds": seconds, "threads": int(tables[0]["threads"].iloc[0]), "arguments": made}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -111,20 +111,23 @@ def _connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
+def slots_of(node: Mapping[str, float], resources: ResourcesConfig) -> int:
+    """How many trials a node with these resources (Ray's names: CPU, GPU) holds at once.
+
+    A share of a GPU lies on one device: two of 0.6 do not fit on one, and so not four on two.
+    """
+    fits = int(node.get("CPU", 0) // resources.cpus_per_trial)
+    share = resources.gpus_per_trial
+    if not share:
+        return fits
+    gpus = int(node.get("GPU", 0))
+    return min(fits, int(gpus // share) if share >= 1 else gpus * int(1 / share + 1e-9))
+
+
 def _num_slots(resources: ResourcesConfig) -> int:
-    """How many trials the cluster holds at once."""
-    slots = 0
+    """How many trials the cluster holds at once; ConfigError if none."""
     nodes: list[dict[str, Any]] = ray.nodes()
-    for node in nodes:
-        if not node["Alive"]:
-            continue
-        here = node["Resources"]
-        fits = int(here.get("CPU", 0) // resources.cpus_per_trial)
-        if resources.gpus_per_trial:
-            gpus = here.get("GPU", 0)
-            share = resources.gpus_per_trial
-            fits = min(fits, int(gpus // share) if share >= 1 else int(gpus) * int(1 / share + 1e-9))
-        slots += fits
+    slots = sum(slots_of(node["Resources"], resources) for node in nodes if node["Alive"])
     if slots == 0:
         total = ray.cluster_resources()
         raise ConfigError(
@@ -140,5 +143,7 @@ def _trial_name(trial: Trial) -> str:
 
 def _last_error(trial: Trial) -> str:
     """The last line of what went wrong."""
-    lines = [line for line in str(trial.get_error() or "unknown").splitlines() if line.strip()]
-    return lines[-1].strip()[:500] if lines else "unknown"
+    path = trial.error_file
+    lines = [] if path is None else Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
+    said = [line.strip() for line in lines if line.strip()]
+    return said[-1][:500] if said else "Ray gave no reason"

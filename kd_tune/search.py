@@ -92,7 +92,12 @@ def start(file: SearchFile, folder: Path, launch: Launch, console: Console) -> R
         "hardware": hardware(),
     }
     run = Run.create(folder, yaml.safe_dump(file.raw, sort_keys=False), manifest)
-    return _run(run, file, spaces, prepared, launch, console)
+    try:
+        return _run(run, file, spaces, prepared, launch, console)
+    except ConfigError:
+        if not run.state.trials:  # the cluster was not there, or cannot hold a trial
+            shutil.rmtree(folder)
+        raise
 
 
 def resume(folder: Path, extend: int, launch: Launch, console: Console) -> RunState:
@@ -109,18 +114,22 @@ def resume(folder: Path, extend: int, launch: Launch, console: Console) -> RunSt
     source = launch.source or (Path(manifest["source"]) if manifest.get("source") else None)
     run = Run(folder)
     try:
-        prepared = prepare(file.trial, load_dataset(file.trial["dataset"], source), source, console)
-        if prepared.fingerprints() != manifest["fingerprints"]:
-            raise ConfigError(
-                f"{folder}: data or teacher are not those that the run started with "
-                f"(now {prepared.fingerprints()}, then {manifest['fingerprints']})"
-            )
+        dataset = load_dataset(file.trial["dataset"], source)
+        _check_unchanged(folder, "data", dataset.fingerprint, manifest)
+        prepared = prepare(file.trial, dataset, source, console)
+        _check_unchanged(folder, "teacher", prepared.fingerprints()["teacher"], manifest)
         if extend:
             run.record(records.EXTENDED, num_trials=extend)
     except BaseException:
         run.close()
         raise
     return _run(run, file, spaces, prepared, Launch(source, launch.address, launch.time_budget), console)
+
+
+def _check_unchanged(folder: Path, what: str, fingerprint: str | None, manifest: dict[str, Any]) -> None:
+    then = manifest["fingerprints"][what]
+    if fingerprint != then:
+        raise ConfigError(f"{folder}: the {what} is not what the run started with (now {fingerprint}, then {then})")
 
 
 def check(file: SearchFile) -> dict[str, Space]:

@@ -82,20 +82,15 @@ class RunSearcher(Searcher):
         self._spaces = spaces
         self._config = config
         self._to_continue = run.state.unfinished()
-        self._numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> Any:
         trial = self._to_continue.pop(0) if self._to_continue else self._new_trial()
         if trial is None:
             return Searcher.FINISHED
-        self._numbers[trial_id] = trial.number
         return {"number": trial.number, "arm": trial.arm, **trial.draw}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Only errors matter here: the scheduler knows every other end, with its reason."""
-        trial = self._run.state.trials[self._numbers[trial_id]]
-        if error and trial.end is None:
-            self._run.record(records.STOPPED, trial=trial.number, reason="failed", epoch=trial.epoch)
+        """Nothing: the scheduler records why a trial ended, and a callback what broke it."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: what a search needs in order to go on is in its ledger."""

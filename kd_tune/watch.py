@@ -17,6 +17,7 @@ from kd_tune.ledger import Event, RunState, TrialState
 from kd_tune.records import STOP_REASONS
 
 LOG_SECONDS = 10.0
+EPOCH_SECONDS = 30.0
 
 
 class Advance:
@@ -91,6 +92,7 @@ class Watch:
         self._num_epochs = num_epochs
         self._began = time.monotonic()
         self._epochs_here = 0
+        self._shown = self._began
         self._best: dict[str, float] = {}
 
     def __call__(self, event: Event, state: RunState) -> None:
@@ -127,7 +129,8 @@ class Watch:
             shown = ("", "") if best is None else (f"{best.value:.2%}", f"{best.number}")
             table.add_row(arm, f"{len(trials)}/{quota}", str(running), *counts, *shown)
         eta = self.eta_seconds()
-        status = Text(f"{duration(time.monotonic() - self._began)} so far, {self._epochs_here} epochs")
+        work = f"{self._epochs_here} epochs" if self._epochs_here else "starting workers"
+        status = Text(f"{duration(time.monotonic() - self._began)} so far, {work}")
         status.append("" if eta is None else f", about {duration(eta)} left")
         return Group(table, status)
 
@@ -137,12 +140,16 @@ class Watch:
             return f"trial {event['trial']:4d} starts   {event['arm']}: {drawn}"
         if event["event"] == records.RETRIED:
             return f"trial {event['trial']:4d} broke and starts again from its last checkpoint: {event['error']}"
-        if event["event"] != records.STOPPED:
+        if event["event"] not in (records.STOPPED, records.EPOCH):
             return None
+        now = time.monotonic()
+        if event["event"] == records.EPOCH and now - self._shown < EPOCH_SECONDS:
+            return None  # a sign of life now and then, not a line an epoch
+        self._shown = now
         trial = self._state.trials[event["trial"]]
         value = "no figure" if trial.value is None else f"{trial.value:.2%}"
         news = ""
-        if trial.value is not None and trial.value > self._best.get(trial.arm, 0.0):
+        if trial.end and trial.value is not None and trial.value > self._best.get(trial.arm, 0.0):
             self._best[trial.arm] = trial.value
             news = f", the best of {trial.arm} so far"
         ended = sum(other.end is not None for other in self._state.trials.values())
@@ -150,7 +157,7 @@ class Watch:
         left = "" if eta is None else f", about {duration(eta)} left"
         error = f": {trial.error}" if trial.error else ""
         return (
-            f"trial {trial.number:4d} {trial.end:9s} after {trial.epoch} epochs at {value}{news}{error} "
+            f"trial {trial.number:4d} {trial.end or 'goes on':9s} after {trial.epoch} epochs at {value}{news}{error} "
             f"[{ended}/{sum(self._state.quota.values())} trials{left}]"
         )
 

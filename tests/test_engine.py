@@ -513,7 +513,7 @@ def test_the_golden_curve(toy_dataset: Dataset) -> None:
     config = trial(
         student={"name": "studentnet", "width": 1.0},
         objective={"name": "mixed_target", "alpha": 0.6, "temperature": 2.0, "scale": "T"},
-        optimizer={"lr": 0.03},
+        optimizer={"lr": 0.1},
         training={"num_epochs": 3, "batch_size": 8, "views": VIEWS},
     )
     rows = run(config, golden_data(toy_dataset), seed=7)

@@ -1,0 +1,76 @@
+"""Searches in this process, on the tests' one Ray: out of time, out of luck, impossible requests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from kd_tune.checkpoint import WEIGHTS, newest
+from kd_tune.cluster import slots_of
+from kd_tune.config import ResourcesConfig, SearchFile, load_search_file
+from kd_tune.errors import ConfigError
+from kd_tune.ledger import checkpoints_of
+from kd_tune.search import Launch, resume, start
+from tests.searches import complaints, toy_search, write_search
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture
+def long_search(tmp_path: Path) -> SearchFile:
+    """Two trials that no time budget of seconds can finish; a trial that breaks is not started again."""
+    changes = {"trial.training.num_epochs": 100_000, "search.num_trials": 2, "search.max_failures": 0}
+    changes["search.scheduler"] = {"name": "none"}
+    return load_search_file(write_search(tmp_path, toy_search(**changes)))
+
+
+def test_a_search_out_of_time_can_go_on(
+    long_search: SearchFile, tmp_path: Path, toy_npz: Path, ray_cluster: None
+) -> None:
+    run = tmp_path / "run"
+    state = start(long_search, run, Launch(source=toy_npz, time_budget=8), QUIET)
+    assert len(state.unfinished()) == 2
+    reached = {trial.number: trial.epoch for trial in state.unfinished()}
+    damaged = newest(checkpoints_of(run, 1))
+    assert damaged is not None
+    (damaged / WEIGHTS).write_bytes(b"damaged")
+
+    state = resume(run, 0, Launch(time_budget=8), QUIET)
+    assert state.trials[0].epoch > reached[0]
+    assert sorted(state.trials[0].rows) == list(range(1, state.trials[0].epoch + 1))
+    assert state.trials[1].end == "failed"
+    assert f"{WEIGHTS}: cannot be read as safetensors" in (state.trials[1].error or "")
+
+
+def test_a_resumed_run_must_find_its_data_unchanged(finished_run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.npz"
+    np.savez(other, train_images=np.zeros((60, 16, 16), np.uint8), train_labels=np.arange(60) % 3)
+    with pytest.raises(ConfigError, match="the data is not what the run started with"):
+        resume(finished_run, 0, Launch(source=other), QUIET)
+    assert complaints(finished_run, 24, 6) == []
+
+
+def test_a_request_that_no_node_can_meet_is_refused_at_once(tmp_path: Path, toy_npz: Path, ray_cluster: None) -> None:
+    file = load_search_file(write_search(tmp_path, toy_search(**{"resources.cpus_per_trial": 1000})))
+    with pytest.raises(ConfigError, match="asks for 1000 CPUs and 0 GPUs, but no node has them"):
+        start(file, tmp_path / "run", Launch(source=toy_npz), QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("node", "cpus", "gpus", "slots"),
+    [
+        ({"CPU": 8.0}, 1, 0, 8),
+        ({"CPU": 8.0}, 3, 0, 2),
+        ({"CPU": 8.0}, 1, 0.5, 0),
+        ({"CPU": 8.0, "GPU": 2.0}, 1, 0.25, 8),
+        ({"CPU": 8.0, "GPU": 2.0}, 1, 0.6, 2),
+        ({"CPU": 8.0, "GPU": 2.0}, 1, 0.1, 8),
+        ({"CPU": 8.0, "GPU": 4.0}, 1, 2, 2),
+    ],
+)
+def test_slots_are_counted_by_device(node: dict[str, float], cpus: int, gpus: float, slots: int) -> None:
+    assert slots_of(node, ResourcesConfig(cpus_per_trial=cpus, gpus_per_trial=gpus)) == slots
