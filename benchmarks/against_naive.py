@@ -116,7 +116,7 @@ def prepare_bank(folder: Path, arguments: argparse.Namespace) -> Path:
 
 def bank_is_there(found: Teacher, dataset: Dataset, views: int) -> bool:
     """Whether the fill that was timed was the whole bank."""
-    return soft_targets.missing_images(soft_targets.folder_of(found, dataset), dataset, views) == 0
+    return soft_targets.missing_answers(soft_targets.folder_of(found, dataset), dataset, views) == 0
 
 
 def dataset_section(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor, nn
 
-from kd_tune import cluster, search, soft_targets, teacher
+from kd_tune import search, soft_targets, teacher
 from kd_tune.catalog import build_network
 from kd_tune.config import SearchFile, Source, parse_search_file
 from kd_tune.data import Dataset
@@ -206,7 +206,6 @@ def _ray(num_slots: int) -> Iterator[None]:
     """Ray as `kd_tune.cluster` starts it, but with a given number of CPUs: the concurrency is part of a comparison."""
     import ray
 
-    os.environ.update(cluster.WORKER_ENVIRONMENT)
     ray.init(
         address="local", num_cpus=num_slots, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
     )

@@ -21,9 +21,11 @@ def usable(tables: RunTables) -> pd.DataFrame:
     return kept.sort_values([METRIC, "number"], ascending=[False, True])
 
 
-def best(tables: RunTables, top: int = 1) -> pd.DataFrame:
-    """The best `top` trials of every arm, arms in the order of the search file."""
+def best(tables: RunTables, top: int = 1, ended: bool = False) -> pd.DataFrame:
+    """The best `top` trials of every arm, in the order of the search file; with `ended`, of those that have ended."""
     ranked = usable(tables)
+    if ended:
+        ranked = ranked[ranked["status"] != "unfinished"]
     parts = [ranked[ranked["arm"] == arm].head(top) for arm in tables.state.quota]
     columns = ["arm", "number", METRIC, "status", "epoch", "num_parameters", *tables.parameters]
     return pd.concat(parts)[columns].reset_index(drop=True)
@@ -87,7 +89,8 @@ def importance(tables: RunTables) -> pd.DataFrame:
     rows = tables.history[(tables.history["epoch"] == epoch) & (tables.history["arm"] == DISTIL)]
     values = dict(zip(rows["trial"], rows[METRIC], strict=True))
     values = {number: value for number, value in values.items() if pd.notna(value)}
-    if len(values) < 4 or len(set(values.values())) < 2 or not tables.state.trials[next(iter(values))].draw:
+    draws = {tuple(tables.state.trials[number].draw.items()) for number in values}
+    if len(values) < 4 or len(set(values.values())) < 2 or len(draws) < 2:
         return empty
     space = Space(tables.file.trial)
     study = optuna.create_study(direction="maximize")
@@ -115,6 +118,8 @@ def options(tables: RunTables, parameter: str) -> list[object]:
     """The values of a parameter that is a choice, over all branches; empty for a range."""
     found: list[object] = []
     for name, leaf in Space(tables.file.trial).parameters().items():
-        if plain_name(name) == parameter and isinstance(leaf, Choice):
+        if plain_name(name) == parameter:
+            if not isinstance(leaf, Choice):
+                return []  # a range in another branch
             found += [option["name"] for option in leaf.options] if leaf.is_sections else leaf.options
     return list(dict.fromkeys(found))

@@ -61,9 +61,8 @@ def check_trial(trial: Mapping[str, Any], source: Source) -> list[str]:
     for key, table in TABLES.items():
         if key in trial:
             problems += [source.problem(path, text) for path, text in _check_section(trial[key], table, ("trial", key))]
-    training = trial.get("training")
-    if training is not None:
-        problems += [source.problem(path, text) for path, text in _check_training(training)]
+    if "training" in trial:
+        problems += [source.problem(path, text) for path, text in _check_training(trial["training"])]
     if "teacher" not in trial and not problems:
         for section, path in _sections(trial["objective"], ("trial", "objective")):
             if OBJECTIVES[section["name"]].needs_teacher:  # type: ignore[attr-defined]
@@ -97,8 +96,8 @@ def build_network(section: Mapping[str, Any], num_classes: int, in_channels: int
         network: nn.Module = entry(
             num_classes=num_classes, in_channels=in_channels, image_size=image_size, **_arguments(section)
         )
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # torch's, where a layer is impossibly large
+        raise ConfigError(f"{section['name']} cannot be built: {str(error).splitlines()[0]}") from None
     return network
 
 

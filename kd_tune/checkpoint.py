@@ -29,7 +29,7 @@ _NAME = re.compile(r"epoch_(\d+)")
 
 def save(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, trial: dict[str, Any]) -> None:
     """Writes a checkpoint; `trial` is whatever JSON says how the weights came to be."""
-    with written_whole(folder) as temporary:
+    with written_whole(folder, replace=True) as temporary:
         temporary.mkdir()
         save_weights(temporary / WEIGHTS, network)
         torch.save(optimizer.state_dict(), temporary / STATE)

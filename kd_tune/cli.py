@@ -9,6 +9,8 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +22,7 @@ from kd_tune.errors import ConfigError
 if TYPE_CHECKING:
     from kd_tune.ledger import RunState
 
-DONE, INTERNAL, USAGE, NOTHING, RESUMABLE = 0, 1, 2, 3, 75
+DONE, USAGE, NOTHING, RESUMABLE = 0, 2, 3, 75
 DEFAULT_SEARCH = Path("search_spaces/mnist5k.yaml")
 
 app = typer.Typer(
@@ -62,7 +64,7 @@ def search(
     from kd_tune.config import load_search_file
 
     console = _console()
-    launch = searching.Launch(data, address, None if time_budget is None else parse_duration(time_budget))
+    launch = searching.Launch(data, address, None if time_budget is None else parse_duration(time_budget), extend)
     if resume is not None:
         if file or name or overrides or num_trials:
             raise ConfigError(
@@ -70,19 +72,21 @@ def search(
                 "only --extend, --data, --address and --time-budget go with it"
             )
         folder = resume
-        state = searching.resume(folder, extend, launch, console)
+        with _stoppable(f"go on with: python run_search.py --resume {folder}"):
+            state = searching.resume(folder, launch, console)
     else:
         if extend:
             raise ConfigError("--extend adds trials to a run: name it with --resume RUN")
         path = file or DEFAULT_SEARCH
-        changes = list(overrides or [])
-        if num_trials is not None:
-            changes.append(f"search.num_trials={num_trials}")
         folder = runs / (name or f"{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}")
-        if name is not None and not re.fullmatch(r"[\w.-]+", name):
-            raise ConfigError(f"--name {name}: letters, digits, '.', '_' and '-' only")
-        state = searching.start(load_search_file(path, changes), folder, launch, console)
-    raise typer.Exit(_conclude(folder, state, console))
+        if name is not None and not re.fullmatch(r"\w[\w.-]*", name):
+            raise ConfigError(f"--name {name}: letters, digits, '.', '_' and '-' only, and no '.' or '-' first")
+        advice = f"go on with --resume {folder} if there is such a run by now, or else with the same command"
+        with _stoppable(advice):
+            state = searching.start(load_search_file(path, overrides or [], num_trials), folder, launch, console)
+    with _stoppable(f"the search itself has ended; python analyze.py {folder} writes its report"):
+        code = _conclude(folder, state, console)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -96,7 +100,7 @@ def analyze(
 
     console = _console()
     path = report.write(run, console)
-    console.print(f"report: {path}", highlight=False, soft_wrap=True)
+    console.print(f"report: {path}")
     if export is not None:
         _export(run, export, top, console)
 
@@ -122,13 +126,17 @@ def train(
     from kd_tune.catalog import load_dataset
 
     console = _console()
-    section = {"name": name}
-    recipe, dataset_section = prepare.checked_recipe(section, {"name": dataset}, overrides or [])
-    loaded = load_dataset(dataset_section, data)
-    folder = out or teacher.folder_of(section, loaded)
-    if teacher.exists(folder) and not again:
-        raise ConfigError(f"{folder}: there is a teacher already; --again trains a new one in its place")
-    prepare.train_teacher(folder, recipe, loaded, data, console)
+    with _stoppable("the same command goes on from the last checkpoint"):
+        section, dataset_section = {"name": name}, {"name": dataset}
+        source = prepare.known_source(dataset, data)
+        loaded = load_dataset(dataset_section, source)
+        recipe = prepare.checked_recipe(section, dataset_section, loaded, overrides or [])
+        folder = out or teacher.folder_of(section, loaded)
+        if teacher.exists(folder) and not again:
+            raise ConfigError(f"{folder}: there is a teacher already; --again trains a new one in its place")
+        if folder.exists() and not teacher.exists(folder) and any(folder.iterdir()):
+            raise ConfigError(f"{folder}: there is something else already; name a new or an empty folder")
+        prepare.train_teacher(folder, recipe, loaded, source, console)
 
 
 @teacher_app.command()
@@ -143,12 +151,10 @@ def measure(
     console = _console()
     folder, loaded = prepare.locate_teacher(name, dataset, data)
     opening = prepare.measure_teacher(folder, loaded)
-    count = len(teacher.load(folder, loaded).record["test_openings"])
+    count = len(teacher.load(folder, loaded).record.test_openings)
     console.print(
         f"test accuracy {opening['test_accuracy']:.2%} on {opening['num_images']} images; "
         f"opening number {count} of the test set, recorded in {folder / teacher.RECORD}",
-        highlight=False,
-        soft_wrap=True,
     )
 
 
@@ -160,7 +166,17 @@ def download(
     """Fetch a published data set and check its integrity."""
     from kd_tune import data
 
-    _console().print(f"{name} is in {data.download(name, to)}", highlight=False, soft_wrap=True)
+    _console().print(f"{name} is in {data.download(name, to)}")
+
+
+@contextmanager
+def _stoppable(advice: str) -> Iterator[None]:
+    """Turns Ctrl-C into a word of advice and the exit code of what can be resumed."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"stopped; {advice}", file=sys.stderr)
+        raise typer.Exit(RESUMABLE) from None
 
 
 def parse_duration(text: str) -> float:
@@ -181,14 +197,12 @@ def main(arguments: list[str] | None = None) -> Any:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
         sys.exit(USAGE)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(RESUMABLE)
 
 
 def _console() -> Console:
-    """Standard output: as wide as the terminal, and wide enough for a table in a log."""
-    return Console(width=None if sys.stdout.isatty() else 120)
+    """Standard output; what it is given is printed as it is, whatever brackets it holds."""
+    width = None if sys.stdout.isatty() else 120  # wide enough for a table in a log
+    return Console(width=width, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def search_main() -> Any:
@@ -206,15 +220,15 @@ def _conclude(folder: Path, state: RunState, console: Console) -> int:
     from kd_tune import report
 
     unfinished = len(state.unfinished()) + state.num_missing()
-    usable = any(trial.rows and trial.end != "failed" for trial in state.trials.values())
-    if usable:
+    usable = any(trial.usable for trial in state.trials.values())
+    if state.trials:
         path = report.write(folder, console)
-        console.print(f"report: {path}", highlight=False, soft_wrap=True)
-        if not unfinished:
+        console.print(f"report: {path}")
+        if usable and not unfinished:
             _export(folder, folder / "export", 1, console, replace=True)
     if unfinished:
-        console.print(f"{unfinished} trials are left; go on with:", highlight=False)
-        console.print(f"  python run_search.py --resume {folder}", highlight=False, soft_wrap=True)
+        console.print(f"{unfinished} trials are left; go on with:")
+        console.print(f"  python run_search.py --resume {folder}")
         return RESUMABLE
     if not usable:
         print(f"error: no trial of {folder} gave a figure; its ledger says why", file=sys.stderr)
@@ -226,7 +240,7 @@ def _export(run: Path, target: Path, top: int, console: Console, replace: bool =
     from kd_tune import export
 
     for line in export.export_best(run, target, top, replace):
-        console.print(f"export: {line}", highlight=False, soft_wrap=True)
+        console.print(f"export: {line}")
 
 
 if __name__ == "__main__":

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# `ray start` asks for a token wherever one lies; a driver that joins must then send it, but does so only if told.
+_TOKEN = Path.home() / ".ray" / "auth_token"
+if _TOKEN.exists() or {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
 # Read by Ray when it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -28,46 +34,84 @@ from kd_tune.scheduler import Referee, RunScheduler
 from kd_tune.searcher import RunSearcher
 from kd_tune.trainable import RunContext, train_trial
 
-# Clean-up that takes longer than Tune's two seconds turns the next trial on a reused actor into an error.
-WORKER_ENVIRONMENT = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "60", "RAY_USAGE_STATS_ENABLED": "0"}
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Ray on this machine alone, or a running cluster to which kd_tune's code is sent; lets go of it at the end.
+
+    Raises:
+        ConfigError: Ray cannot be started, or the cluster cannot be reached.
+    """
+    if ray.is_initialized():  # by whoever uses kd_tune as a library
+        yield
+        return
+    # What broke a trial is recorded and shown by us, in one line; Ray's traceback is in the trial's error.txt.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    try:
+        if address is None:
+            ray.init(address="local", include_dashboard=False, **options)
+        else:
+            package = str(Path(__file__).resolve().parent)
+            ray.init(address=address, runtime_env={"py_modules": [package]}, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        what = "Ray cannot be started here" if address is None else f"--address {address}: no Ray cluster there"
+        raise ConfigError(f"{what}: {error}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def fit(
-    run: Run, file: SearchFile, context: RunContext, referee: Referee, address: str | None, time_budget: float | None
+    run: Run, file: SearchFile, context: RunContext, referee: Referee, slots: int, time_budget: float | None
 ) -> None:
-    """Gives Ray everything that a run still has to do; returns when it is done, interrupted, or out of time.
-
-    Raises:
-        ConfigError: the cluster cannot be reached, or can never hold a trial.
-    """
-    with _connected(address):
-        slots = _num_slots(file.resources)
-        tuner = tune.Tuner(
-            tune.with_resources(
-                tune.with_parameters(train_trial, context=context),
-                {"cpu": file.resources.cpus_per_trial, "gpu": file.resources.gpus_per_trial},
-            ),
-            tune_config=tune.TuneConfig(
-                metric=METRIC,
-                mode="max",
-                search_alg=RunSearcher(run, context.spaces, file.search),
-                scheduler=RunScheduler(run, referee),
-                num_samples=len(run.state.unfinished()) + run.state.num_missing(),
-                max_concurrent_trials=slots,  # without it Tune starts a searcher's trials one by one
-                reuse_actors=True,
-                time_budget_s=time_budget,
-                trial_name_creator=_trial_name,
-                trial_dirname_creator=_trial_name,
-            ),
-            run_config=tune.RunConfig(
-                name=f"launch_{run.state.launches:02d}",
-                storage_path=str((run.folder / "ray").resolve()),
-                failure_config=tune.FailureConfig(max_failures=file.search.max_failures),
-                callbacks=[_FailureRecorder(run)],
-                verbose=0,
-            ),
-        )
+    """Gives Ray everything that a run still has to do; returns when it is done, interrupted, or out of time."""
+    tuner = tune.Tuner(
+        tune.with_resources(
+            tune.with_parameters(train_trial, context=context),
+            {"cpu": file.resources.cpus_per_trial, "gpu": file.resources.gpus_per_trial},
+        ),
+        tune_config=tune.TuneConfig(
+            metric=METRIC,
+            mode="max",
+            search_alg=RunSearcher(run, context.spaces, file.search),
+            scheduler=RunScheduler(run, referee),
+            num_samples=len(run.state.unfinished()) + run.state.num_missing(),
+            max_concurrent_trials=slots,  # without it Tune starts a searcher's trials one by one
+            reuse_actors=True,
+            time_budget_s=time_budget,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name=f"launch_{run.state.launches:02d}",
+            storage_path=str((run.folder / "ray").resolve()),
+            failure_config=tune.FailureConfig(max_failures=file.search.max_failures),
+            callbacks=[_FailureRecorder(run)],
+            verbose=0,
+        ),
+    )
+    with _signals():
         tuner.fit()
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Ray's handler of SIGINT lets a search save and end; SIGTERM, which cluster schedulers send, does the same here.
+
+    Both handlers are put back: Ray takes its own away only after a first signal.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
 class _FailureRecorder(Callback):
@@ -89,28 +133,6 @@ class _FailureRecorder(Callback):
         return {}  # Ray pickles callbacks into its snapshots, which kd_tune never reads
 
 
-@contextmanager
-def _connected(address: str | None) -> Iterator[None]:
-    """Ray on this machine alone, or a running cluster to which kd_tune's code is sent."""
-    os.environ.update(WORKER_ENVIRONMENT)
-    if ray.is_initialized():  # by whoever uses kd_tune as a library
-        yield
-        return
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    try:
-        if address is None:
-            ray.init(address="local", include_dashboard=False, **options)
-        else:
-            package = str(Path(__file__).resolve().parent)
-            ray.init(address=address, runtime_env={"py_modules": [package], "env_vars": WORKER_ENVIRONMENT}, **options)
-    except (ConnectionError, ValueError) as error:
-        raise ConfigError(f"--address {address}: no Ray cluster could be reached: {error}") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
 def slots_of(node: Mapping[str, float], resources: ResourcesConfig) -> int:
     """How many trials a node with these resources (Ray's names: CPU, GPU) holds at once.
 
@@ -124,17 +146,29 @@ def slots_of(node: Mapping[str, float], resources: ResourcesConfig) -> int:
     return min(fits, int(gpus // share) if share >= 1 else gpus * int(1 / share + 1e-9))
 
 
-def _num_slots(resources: ResourcesConfig) -> int:
+def num_slots(resources: ResourcesConfig) -> int:
     """How many trials the cluster holds at once; ConfigError if none."""
     nodes: list[dict[str, Any]] = ray.nodes()
     slots = sum(slots_of(node["Resources"], resources) for node in nodes if node["Alive"])
     if slots == 0:
-        total = ray.cluster_resources()
-        raise ConfigError(
-            f"resources: a trial asks for {resources.cpus_per_trial} CPUs and {resources.gpus_per_trial:g} GPUs, "
-            f"but no node has them (all nodes together: {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs)"
-        )
+        raise _too_small(resources, ray.cluster_resources())
     return slots
+
+
+def check_this_machine(resources: ResourcesConfig) -> None:
+    """Raises ConfigError if a Ray of this machine alone could never hold a trial; asked before long preparations."""
+    import torch
+
+    machine = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+    if not ray.is_initialized() and not slots_of(machine, resources):
+        raise _too_small(resources, machine)
+
+
+def _too_small(resources: ResourcesConfig, there: Mapping[str, float]) -> ConfigError:
+    return ConfigError(
+        f"resources: a trial asks for {resources.cpus_per_trial} CPUs and {resources.gpus_per_trial:g} GPUs, "
+        f"but no node has them (all nodes together: {there.get('CPU', 0):g} CPUs, {there.get('GPU', 0):g} GPUs)"
+    )
 
 
 def _trial_name(trial: Trial) -> str:

@@ -7,11 +7,11 @@ by hand, in which some leaves are ranges. What the names and arguments inside `t
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator, model_validator
 
 from kd_tune.errors import ConfigError
 from kd_tune.strict_yaml import StrictYamlError, parse_scalar, parse_yaml
@@ -31,7 +31,7 @@ ModelT = TypeVar("ModelT", bound=Model)
 class FloatRange(Model):
     """`{float: [low, high], log: true, step: 0.1}`: a real number, both ends included."""
 
-    bounds: Annotated[list[float], Field(alias="float", min_length=2, max_length=2)]
+    bounds: Annotated[list[FiniteFloat], Field(alias="float", min_length=2, max_length=2)]
     log: bool = False
     step: Annotated[float, Field(gt=0)] | None = None
 
@@ -103,6 +103,8 @@ def _check_bounds(bounds: list[Any], log: bool, step: Any) -> None:
         raise ValueError(f"a logarithmic range must start above 0, not at {low}")
     if log and step is not None:
         raise ValueError("a range has log or step, not both")
+    if step is not None and abs((high - low) / step - round((high - low) / step)) > 1e-6:
+        raise ValueError(f"the step {step} does not divide the range from {low} to {high}")
 
 
 class SamplerConfig(Model):
@@ -191,7 +193,7 @@ class ResourcesConfig(Model):
     """
 
     cpus_per_trial: Annotated[int, Field(ge=1)] = 1
-    gpus_per_trial: Annotated[float, Field(ge=0)] = 0
+    gpus_per_trial: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
 
     @field_validator("gpus_per_trial")
     @classmethod
@@ -209,7 +211,8 @@ class TrainingConfig(Model):
         batch_size: images a step; the last, smaller batch of an epoch is trained too.
         views: how many views of every image the student may see (`augment` lists them); 1 is the clean image.
         schedule: the learning rate over the whole training, as a factor.
-        precision: `float32`, or `bfloat16` for autocast on a GPU.
+        precision: `float32`, or `bfloat16` for autocast where a GPU trains; a CPU, on which that is slower, stays with
+            float32.
     """
 
     num_epochs: Annotated[int, Field(ge=1)]
@@ -244,15 +247,15 @@ class SearchFile:
     resources: ResourcesConfig
     trial: dict[str, Any]
     source: Source
-    raw: dict[str, Any]
 
 
-def load_search_file(path: Path, overrides: Iterable[str] = ()) -> SearchFile:
+def load_search_file(path: Path, overrides: Iterable[str] = (), num_trials: int | None = None) -> SearchFile:
     """Reads a search file.
 
     Args:
         path: the YAML file.
         overrides: `a.b.c=value` strings, each value read as YAML.
+        num_trials: trials of every arm, whatever the file says.
 
     Raises:
         ConfigError: with every problem found, and its line.
@@ -269,7 +272,12 @@ def load_search_file(path: Path, overrides: Iterable[str] = ()) -> SearchFile:
         raise ConfigError(f"{path}: must be a mapping with the sections search, resources and trial")
     for text in overrides:
         override(raw, text)
-    return parse_search_file(raw, Source(str(path), lines))
+        lines = {keys: line for keys, line in lines.items() if ".".join(map(str, keys)) != text.partition("=")[0]}
+    file = parse_search_file(raw, Source(str(path), lines))
+    if num_trials is None:
+        return file
+    arms = [ArmConfig(name=arm.name) for arm in file.search.arms]
+    return replace(file, search=file.search.model_copy(update={"num_trials": num_trials, "arms": arms}))
 
 
 def parse_search_file(raw: dict[str, Any], source: Source) -> SearchFile:
@@ -289,12 +297,14 @@ def parse_search_file(raw: dict[str, Any], source: Source) -> SearchFile:
         ]
         tree = _parse_tree(trial, ("trial",), source, problems)
     else:
-        problems.append(f"{source.name}: trial is missing" if trial is None else "trial must be a mapping")
+        problems.append(
+            f"{source.name}: trial is missing" if trial is None else f"{source.name}: trial must be a mapping"
+        )
     if problems:
         raise ConfigError(problems)
     assert search is not None
     assert resources is not None
-    return SearchFile(search, resources, tree, source, raw)
+    return SearchFile(search, resources, tree, source)
 
 
 def _parse_tree(node: Any, path: PathKeys, source: Source, problems: list[str]) -> Any:
@@ -358,6 +368,8 @@ def override(raw: dict[str, Any], assignment: str) -> None:
     if not equals or not all(keys):
         raise ConfigError(f"--set {assignment}: must look like trial.training.num_epochs=9")
     node: Any = raw
+    if keys[0] in ("search", "resources"):
+        raw.setdefault(keys[0], {})
     for depth, key in enumerate(keys[:-1], start=1):
         if not isinstance(node.get(key), dict):
             raise ConfigError(f"--set {assignment}: there is no section {'.'.join(keys[:depth])}")

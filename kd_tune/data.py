@@ -70,7 +70,7 @@ class Dataset:
     class_names: tuple[str, ...]
     flips: bool
     split: dict[str, Any]
-    _load_test: Callable[[], Images] = field(repr=False)
+    _load_test: Callable[[], Images] | None = field(repr=False)
 
     @property
     def num_classes(self) -> int:
@@ -114,6 +114,8 @@ class Dataset:
             purpose: who looks and why, for the record.
             log: writes the opening where it will be found.
         """
+        if self._load_test is None:
+            raise ConfigError(f"{self.name}: the data set has no test images")
         log({"purpose": purpose, "dataset": self.name, "data_fingerprint": self.fingerprint})
         test = self._load_test()
         if test.labels.max() >= self.num_classes or test.images.shape[1:] != self.train.images.shape[1:]:
@@ -195,6 +197,14 @@ def npz(
 
 
 DATASETS: dict[str, Callable[..., Dataset]] = {"mnist5k": mnist5k, "cifar10": cifar10, "npz": npz}
+DOWNLOADABLE = ("cifar10",)
+
+
+def resolve_source(name: str, source: Path | None) -> Path | None:
+    """Where the data of a data set lie, absolute, so that every process looks in the same place."""
+    if source is not None:
+        return source.resolve()
+    return default_source(name).resolve() if name in DOWNLOADABLE else None
 
 
 def default_source(name: str) -> Path:
@@ -208,8 +218,8 @@ def download(name: str, target: Path | None = None) -> Path:
     Raises:
         ConfigError: unknown or not downloadable name, or no network.
     """
-    if name != "cifar10":
-        raise ConfigError(f"{name} cannot be downloaded; known: cifar10")
+    if name not in DOWNLOADABLE:
+        raise ConfigError(f"{name} cannot be downloaded; known: {', '.join(DOWNLOADABLE)}")
     from torchvision import datasets
 
     root = target or default_source(name)
@@ -251,17 +261,10 @@ def _from_arrays(
         class_names=class_names or tuple(str(label) for label in range(num_classes)),
         flips=flips,
         split=split | {"train": len(order), "num_val": len(val)},
-        _load_test=parts.get("test", _no_test(where)),
+        _load_test=parts.get("test"),
     )
     _check(dataset, where)
     return dataset
-
-
-def _no_test(where: str) -> Callable[[], Images]:
-    def refuse() -> Images:
-        raise ConfigError(f"{where}: the data set has no test images")
-
-    return refuse
 
 
 def _check(dataset: Dataset, where: str) -> None:
@@ -314,9 +317,11 @@ def _read_part(path: Path, part: str) -> Images:
     try:
         with np.load(path, allow_pickle=False) as archive:
             images, labels = archive[f"{part}_images"], archive[f"{part}_labels"]
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy, zipfile, zlib and tokenize all raise their own on a damaged file
         raise ConfigError(f"{path}: {part} images or labels cannot be read: {error}") from None
     problems = []
+    if not isinstance(images, np.ndarray) or not isinstance(labels, np.ndarray) or not images.ndim:
+        raise ConfigError(f"{path}: {part}_images and {part}_labels must be arrays")
     if images.dtype != np.uint8:
         problems.append(f"{path}: {part}_images are {images.dtype}, but must be uint8")
     if not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))):

@@ -207,11 +207,12 @@ def _train_epoch(
     views = None if views is None else views.to(data.device)
     steps_an_epoch = math.ceil(len(order) / training.batch_size)
     num_steps = steps_an_epoch * training.num_epochs
+    half = training.precision == "bfloat16" and data.device.type == "cuda"
     sums: dict[str, Tensor] = {}
     for step in range(steps_an_epoch):
         chosen = slice(step * training.batch_size, (step + 1) * training.batch_size)
         images, labels, teacher_logits = data.batch(order[chosen], None if views is None else views[chosen])
-        with torch.autocast(data.device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
+        with torch.autocast(data.device.type, torch.bfloat16, enabled=half):
             logits = network(images.contiguous(memory_format=LAYOUT))
         parts = objective(logits.float(), labels, teacher_logits)
         optimizer.zero_grad(set_to_none=True)

@@ -17,7 +17,8 @@ from kd_tune import __version__, analysis, checkpoint, results
 from kd_tune.catalog import build_network
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import KEPT_CHECKPOINTS, checkpoints_of
-from kd_tune.paths import read_json, write_json, written_whole
+from kd_tune.paths import Record, read_json, read_record, write_json, written_whole
+from kd_tune.teacher import InputShape, Normalisation
 
 CONFIG = "config.json"
 ONNX = "student.onnx"
@@ -25,6 +26,14 @@ OPSET = 18
 # Largest difference between onnxruntime's logits and torch's that is put down to rounding, for logits of about 1.
 TOLERANCE = 1e-5
 CHECKED_IMAGES = 256
+
+
+class ExportedConfig(Record):
+    """`config.json`: what is needed to build the network again and to feed it."""
+
+    architecture: dict[str, Any]
+    input: InputShape
+    normalisation: Normalisation
 
 
 class Student(nn.Module):
@@ -51,10 +60,10 @@ def load_student(folder: Path | str) -> Student:
         ConfigError: the folder holds no exported student, or a damaged one.
     """
     folder = Path(folder)
-    config = read_json(folder / CONFIG)
-    network = build_network(config["architecture"], **config["input"])
+    config = read_record(folder / CONFIG, ExportedConfig)
+    network = build_network(config.architecture, **config.input.model_dump())
     checkpoint.load_weights(folder / checkpoint.WEIGHTS, network)
-    return Student(network, **config["normalisation"]).eval()
+    return Student(network, config.normalisation.mean, config.normalisation.std).eval()
 
 
 def export_best(run: Path, target: Path, top: int, replace: bool = False) -> list[str]:
@@ -74,13 +83,11 @@ def export_best(run: Path, target: Path, top: int, replace: bool = False) -> lis
     """
     if top > KEPT_CHECKPOINTS:
         raise ConfigError(f"--top {top}: a run keeps the checkpoints of each arm's best {KEPT_CHECKPOINTS} trials")
-    if target.exists() and not replace and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"--export {target}: there is something already; name a new or an empty folder")
     tables = results.read(run)
     lines = []
-    with written_whole(target) as temporary:
+    with written_whole(target, replace) as temporary:
         temporary.mkdir()
-        for arm, trials in analysis.best(tables, top).groupby("arm", sort=False):
+        for arm, trials in analysis.best(tables, top, ended=True).groupby("arm", sort=False):
             for rank, number in enumerate(trials["number"], start=1):
                 found = checkpoint.newest(checkpoints_of(run, int(number)))
                 if found is None:

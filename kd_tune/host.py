@@ -8,7 +8,6 @@ out, and goes on from the newest one it finds.
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -21,11 +20,12 @@ from torch import nn
 
 from kd_tune import __version__, checkpoint
 from kd_tune.catalog import build_objective, load_dataset
+from kd_tune.config import TrainingConfig
 from kd_tune.data import Dataset
 from kd_tune.engine import State, TrialData, train
 from kd_tune.errors import ConfigError
 from kd_tune.paths import read_json
-from kd_tune.records import Assignment, EpochRow, finite_or_none
+from kd_tune.records import Assignment, EpochRow, finite_or_none, none_to_nan
 from kd_tune.soft_targets import open_bank
 
 
@@ -44,7 +44,7 @@ def open_trial(assignment: Assignment) -> Iterator[EpochRow]:
         json.dumps(assignment.trial["dataset"], sort_keys=True),
         assignment.source,
         assignment.bank,
-        assignment.trial["training"]["views"],
+        TrainingConfig.model_validate(assignment.trial["training"]).views,
         assignment.device,
     )
     resume = None
@@ -73,6 +73,11 @@ def _trial_data(dataset_json: str, source: str | None, bank: str | None, views: 
         fingerprint = read_json(Path(bank) / "bank.json")["fingerprint"]
         opened = open_bank(Path(bank), fingerprint, len(dataset.train), dataset.num_classes, views)
     return TrialData(dataset, opened, torch.device(device))
+
+
+def forget_data() -> None:
+    """Lets go of the data that this process holds for its trials; on a GPU, of the memory that they take."""
+    _trial_data.cache_clear()
 
 
 def describe_student(assignment: Assignment, dataset: Dataset, row: EpochRow) -> dict[str, Any]:
@@ -113,8 +118,7 @@ def _row_of(folder: Path) -> EpochRow:
     path = folder / checkpoint.TRIAL
     try:
         stored = read_json(path)["row"]
-        values: dict[str, Any] = {key: math.nan if value is None else value for key, value in stored.items()}
-        row = EpochRow(**values)
-    except (KeyError, TypeError) as error:
+        row = EpochRow(**none_to_nan(stored))
+    except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: not the record of a checkpoint: {error}") from None
     return replace(row, restored=True)

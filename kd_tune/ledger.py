@@ -8,25 +8,59 @@ code.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 from kd_tune import records
 from kd_tune.errors import ConfigError
-from kd_tune.paths import write_json
+from kd_tune.paths import Record, exclusive, write_json
 from kd_tune.records import METRIC, StopReason, finite_or_none
 
 Event = dict[str, Any]
 SEGMENT_LINES = 20_000
+SEGMENTS = "[0-9][0-9][0-9][0-9][0-9].jsonl"
 MANIFEST = "manifest.json"
 SEARCH_FILE = "search.yaml"
 KEPT_CHECKPOINTS = 5  # of each arm's best trials; the others' are deleted when they end
+
+
+class Fingerprints(Record):
+    """What a resumed run must find unchanged."""
+
+    data: str
+    teacher: str | None
+
+
+class Manifest(Record):
+    """`manifest.json`: how a run was made.
+
+    Attributes:
+        created: when, in local time with its offset.
+        search_file: the file that it was started from; the run keeps a copy with everything written out.
+        seed: the search's.
+        source: where the data lie; None: embedded.
+        fingerprints: of data and teacher; a resumed run must find them unchanged.
+        dataset: name, split and class names.
+        teacher: its record.
+        versions: of everything that results depend on.
+        hardware: of the machine that the search was launched on.
+    """
+
+    created: str
+    search_file: str
+    seed: int
+    source: str | None
+    fingerprints: Fingerprints
+    dataset: dict[str, Any]
+    teacher: dict[str, Any] | None
+    versions: dict[str, Any]
+    hardware: dict[str, Any]
 
 
 @dataclass
@@ -62,6 +96,11 @@ class TrialState:
     def value(self) -> float | None:
         """The metric of the last epoch (never the best one); None before the first and where it was not finite."""
         return self.rows[self.epoch].get(METRIC) if self.rows else None
+
+    @property
+    def usable(self) -> bool:
+        """Whether the trial has a figure that may be compared: it neither failed nor diverged."""
+        return self.value is not None and self.end not in ("failed", "diverged")
 
 
 @dataclass
@@ -119,16 +158,17 @@ def read_events(folder: Path) -> Iterator[Event]:
     Raises:
         ConfigError: a line that is not a segment's last is not an event.
     """
-    for segment in sorted((folder / "ledger").glob("*.jsonl")):
+    for segment in sorted((folder / "ledger").glob(SEGMENTS)):
         lines = segment.read_bytes().split(b"\n")
         lines.pop()  # what follows the last line's end: nothing, or a line cut off by a kill
         for number, line in enumerate(lines, start=1):
             try:
                 event = json.loads(line)
-                kind = event["event"]
+                is_event = isinstance(event["event"], str)
             except (ValueError, TypeError, KeyError):
-                raise ConfigError(f"{segment}:{number}: not a ledger event; the file was changed or damaged") from None
-            assert isinstance(kind, str)
+                is_event = False
+            if not is_event:
+                raise ConfigError(f"{segment}:{number}: not a ledger event; the file was changed or damaged")
             yield event
 
 
@@ -139,7 +179,7 @@ def replay(folder: Path) -> RunState:
         ConfigError: no run here, or a damaged ledger.
     """
     if not (folder / "ledger").is_dir():
-        raise ConfigError(f"{folder}: no run here (it has no ledger)")
+        raise ConfigError(no_run(folder))
     state = RunState()
     for event in read_events(folder):
         try:
@@ -156,24 +196,24 @@ class Run:
         folder: the run's.
 
     Raises:
-        ConfigError: another launcher holds the run.
+        ConfigError: no run here, or another launcher holds it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.listeners: list[Callable[[Event, RunState], None]] = []
-        self._lock = (folder / "lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise ConfigError(f"{folder}: another process is running this search; wait for it, or stop it") from None
-        self.state = replay(folder)
+        if not (folder / "ledger").is_dir():
+            raise ConfigError(no_run(folder))
+        with ExitStack() as stack:
+            busy = f"{folder}: another process is running this search; wait for it, or stop it"
+            stack.enter_context(exclusive(folder / "lock", busy))
+            self.state = replay(folder)
+            self._lock = stack.pop_all()
         self._segment: TextIO | None = None
         self._lines = 0
 
     @classmethod
-    def create(cls, folder: Path, search_yaml: str, manifest: dict[str, Any]) -> Run:
+    def create(cls, folder: Path, search_yaml: str, manifest: Manifest) -> Run:
         """Makes a new run.
 
         Raises:
@@ -187,7 +227,7 @@ class Run:
             raise ConfigError(f"{folder}: cannot be made: {error.strerror}") from None
         (folder / "ledger").mkdir()
         (folder / SEARCH_FILE).write_text(search_yaml, encoding="utf-8")
-        write_json(folder / MANIFEST, manifest)
+        write_json(folder / MANIFEST, manifest.model_dump())
         return cls(folder)
 
     def record(self, event: str, **fields: Any) -> None:
@@ -213,7 +253,7 @@ class Run:
     def _next_segment(self) -> None:
         if self._segment is not None:
             self._segment.close()
-        numbers = [int(path.stem) for path in (self.folder / "ledger").glob("*.jsonl")]
+        numbers = [int(path.stem) for path in (self.folder / "ledger").glob(SEGMENTS)]
         path = self.folder / "ledger" / f"{max(numbers, default=-1) + 1:05d}.jsonl"
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         self._segment = os.fdopen(descriptor, "w", encoding="utf-8")
@@ -223,6 +263,11 @@ class Run:
 def checkpoints_of(run: Path, number: int) -> Path:
     """The folder of one trial's checkpoints, in the run's folder."""
     return run / "checkpoints" / f"{number:04d}"
+
+
+def no_run(folder: Path) -> str:
+    """What to say of a folder that is no run."""
+    return f"{folder}: no run here (it has no ledger)"
 
 
 def already_there(folder: Path) -> str:

@@ -7,7 +7,7 @@ Shapes: B batch, C classes, `...` leading dimensions (none, or K trials).
     teacher_logits  [B, C] or [..., B, C]
     labels          [B] or [..., B], class numbers
     temperature, alpha, smoothing: numbers, or tensors of the leading shape [...]
-Every loss is a mean over the batch, in nats, of shape [...].
+Every loss is a mean over the batch, in nats, of shape [...]. No gradient goes to the teacher.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def hard_loss(student_logits: Tensor, labels: Tensor, temperature: Scalar = 1.0)
 
 def soft_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: Scalar) -> Tensor:
     """Cross entropy with the teacher's softened answer: `-sum_c softmax(z_t / T)_c log softmax(z_s / T)_c`."""
-    targets = _log_softmax(teacher_logits, temperature).exp()
+    targets = _log_softmax(teacher_logits.detach(), temperature).exp()
     return -(targets * _log_softmax(student_logits, temperature)).sum(-1).mean(-1)
 
 
@@ -37,7 +37,7 @@ def soft_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature:
 
     Summed over classes and averaged over the batch (torch's `batchmean`; its `mean` also divides by C).
     """
-    log_targets = _log_softmax(teacher_logits, temperature)
+    log_targets = _log_softmax(teacher_logits.detach(), temperature)
     difference = log_targets - _log_softmax(student_logits, temperature)
     return (log_targets.exp() * difference).sum(-1).mean(-1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -9,7 +10,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kd_tune.errors import ConfigError
 
@@ -22,14 +25,21 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def written_whole(target: Path) -> Iterator[Path]:
+def written_whole(target: Path, replace: bool = False) -> Iterator[Path]:
     """A temporary path to write a file or folder to, which takes `target`'s name only if the body succeeds.
 
-    A file replaces an older one. A folder replaces an older folder, which is moved aside first.
+    Args:
+        target: a file replaces an older one; a folder replaces an older folder only if `replace`.
+        replace: whether a folder of that name may be deleted.
+
+    Raises:
+        ConfigError: there is a folder of that name that may not be replaced, or the place cannot be written.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_dir() and not replace and any(target.iterdir()):
+            raise ConfigError(f"{target}: there is something already; name a new or an empty folder")
         yield temporary
         if target.is_dir():
             old = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.old"
@@ -38,11 +48,29 @@ def written_whole(target: Path) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             temporary.replace(target)
+    except OSError as error:
+        raise ConfigError(f"{target}: cannot be written: {error.strerror or error}") from None
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        elif temporary.exists():
+            temporary.unlink()
+
+
+@contextmanager
+def exclusive(path: Path, complaint: str) -> Iterator[None]:
+    """Holds a lock file for the length of the body; a process that dies lets it go.
+
+    Raises:
+        ConfigError: another process holds it; `complaint` says what it is doing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(complaint) from None
+        yield
 
 
 def write_json(target: Path, content: Any) -> None:
@@ -64,3 +92,26 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold a JSON object")
     return content
+
+
+class Record(BaseModel):
+    """Base of what is kept in JSON files: the fields that are relied on; others may stand beside them."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+def read_record(path: Path, kind: type[RecordT]) -> RecordT:
+    """A JSON file whose fields are checked.
+
+    Raises:
+        ConfigError: missing, not JSON, or not such a record; the message names file and field.
+    """
+    try:
+        return kind.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"{path}: not a valid record: {field}: {first['msg']}") from None

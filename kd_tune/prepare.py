@@ -14,13 +14,15 @@ import torch
 from rich.console import Console
 
 from kd_tune import checkpoint, host, soft_targets, teacher
-from kd_tune.catalog import build_network, check_trial, load_dataset
-from kd_tune.config import Source, known_names, override, parse_search_file
-from kd_tune.data import DATASETS, Dataset
+from kd_tune.augment import view_table
+from kd_tune.catalog import build_student, check_trial, load_dataset
+from kd_tune.config import Source, TrainingConfig, known_names, override, parse_search_file
+from kd_tune.data import DATASETS, Dataset, resolve_source
+from kd_tune.engine import check_fit
 from kd_tune.errors import ConfigError
 from kd_tune.manifest import hardware, versions
-from kd_tune.paths import read_json
-from kd_tune.records import Assignment
+from kd_tune.paths import exclusive, read_json
+from kd_tune.records import Assignment, EpochRow
 from kd_tune.space import Space
 from kd_tune.teacher import Teacher
 from kd_tune.watch import duration, progress
@@ -62,12 +64,10 @@ class Prepared:
     teacher: Teacher | None
     bank: Path | None
 
-    def fingerprints(self) -> dict[str, str | None]:
-        """What a resumed run must find unchanged."""
-        return {
-            "data": self.dataset.fingerprint,
-            "teacher": None if self.teacher is None else self.teacher.fingerprint,
-        }
+    @property
+    def teacher_fingerprint(self) -> str | None:
+        """Of the teacher, if the trial names one."""
+        return None if self.teacher is None else self.teacher.fingerprint
 
 
 def best_device() -> torch.device:
@@ -95,23 +95,44 @@ def find_or_train_teacher(
     source: Path | None,
     console: Console,
 ) -> Teacher:
-    """The teacher that a section names: from the cache, or trained now, once."""
+    """The teacher that a section names: from the cache, or trained now, once.
+
+    Raises:
+        ConfigError: it does not fit the data, or is another network than the section says.
+    """
     folder = teacher.folder_of(section, dataset)
-    if teacher.exists(folder):
-        found = teacher.load(folder, dataset)
-        console.print(f"teacher: {found.describe()}", highlight=False, soft_wrap=True)
-        return found
-    if "weights" in section:
-        raise ConfigError(f"trial.teacher.weights: {folder} holds no teacher; `kd-tune teacher train --out` makes one")
-    console.print(f"teacher: no {section['name']} for {dataset.name} yet; training it now, once", highlight=False)
-    return train_teacher(folder, recipe(section, dataset_section), dataset, source, console)
+    if not teacher.exists(folder):
+        if "weights" in section:
+            raise ConfigError(
+                f"trial.teacher.weights: {folder} holds no teacher; `kd-tune teacher train --out` makes one"
+            )
+        console.print(f"teacher: no {section['name']} for {dataset.name} yet; training it now, once")
+        return train_teacher(folder, recipe(section, dataset_section, dataset), dataset, source, console)
+    found = teacher.load(folder, dataset)
+    if found.record.architecture["name"] != section["name"]:
+        raise ConfigError(
+            f"trial.teacher: {folder} holds a {found.record.architecture['name']}, not a {section['name']}"
+        )
+    console.print(f"teacher: {found.describe()}")
+    if (found.record.dataset or {}).get("fingerprint") != dataset.fingerprint:
+        console.print(
+            "teacher: it learnt from other images or another split; it may know this search's validation images"
+        )
+    return found
 
 
-def recipe(section: Mapping[str, Any], dataset_section: Mapping[str, Any]) -> dict[str, Any]:
-    """The trial by which a teacher is trained: a trial without a teacher whose student is the teacher's network."""
+def recipe(section: Mapping[str, Any], dataset_section: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
+    """The trial by which a teacher is trained: a trial without a teacher whose student is the teacher's network.
+
+    Views and batch are at most what the data set has.
+    """
     if section["name"] not in RECIPES:
-        raise ConfigError(f"there is no recipe to train a {section['name']}; known: {', '.join(sorted(RECIPES))}")
-    return {"dataset": dict(dataset_section), "student": dict(section), **RECIPES[section["name"]]}
+        raise ConfigError(f"there is no recipe to train a {section['name']}; {known_names(section['name'], RECIPES)}")
+    trial = {"dataset": dict(dataset_section), "student": dict(section), **RECIPES[section["name"]]}
+    training = trial["training"]
+    views = min(training["views"], len(view_table(dataset.flips)))
+    trial["training"] = training | {"views": views, "batch_size": min(training["batch_size"], len(dataset.train))}
+    return trial
 
 
 def train_teacher(
@@ -127,10 +148,24 @@ def train_teacher(
         console: shows progress.
 
     Raises:
-        ConfigError: an unfinished training of another recipe lies in the way, or the training diverged.
+        ConfigError: the recipe does not fit the data, somebody else is training this teacher, an unfinished training of
+            another recipe lies in the way, or the training diverged.
     """
+    check_fit(trial, TrainingConfig.model_validate(trial["training"]), dataset)
     work = folder.with_name(folder.name + ".training")
-    _check_unfinished(work, trial)
+    began = time.monotonic()
+    with exclusive(folder.with_name(folder.name + ".lock"), f"{folder}: another process is training this teacher"):
+        _check_unfinished(work, trial)
+        row = _train(work, trial, source, console)
+        _keep(folder, work, trial, dataset, row, time.monotonic() - began)
+    trained = teacher.load(folder, dataset)
+    console.print(f"teacher: trained in {duration(time.monotonic() - began)}: {trained.describe()}")
+    return trained
+
+
+def _train(work: Path, trial: Mapping[str, Any], source: Path | None, console: Console) -> EpochRow:
+    """Trains to the end, with checkpoints in `work`; returns the last row."""
+    num_epochs = trial["training"]["num_epochs"]
     assignment = Assignment(
         number=0,
         arm="teacher",
@@ -139,53 +174,50 @@ def train_teacher(
         checkpoints=str(work),
         source=None if source is None else str(source),
         bank=None,
-        checkpoint_epochs=(trial["training"]["num_epochs"],),
+        checkpoint_epochs=(num_epochs,),
         device=best_device().type,
         threads=torch.get_num_threads(),
     )
-    began = time.monotonic()
+    found = checkpoint.newest(work)
     row = None
     with progress(console, f"training {trial['student']['name']}, epoch") as advance:
+        advance(0 if found is None else checkpoint.epoch_of(found), num_epochs)
         for row in host.open_trial(assignment):
-            advance(row.epoch, trial["training"]["num_epochs"], f"validation {row.val_accuracy:.2%}")
+            advance(row.epoch, num_epochs, f"validation {row.val_accuracy:.2%}")
+    host.forget_data()
     assert row is not None
     if row.diverged:
         shutil.rmtree(work)
         raise ConfigError(f"the training of the teacher diverged in epoch {row.epoch}; lower --set optimizer.lr")
+    return row
+
+
+def _keep(folder: Path, work: Path, trial: Mapping[str, Any], dataset: Dataset, row: EpochRow, seconds: float) -> None:
+    """Makes a teacher of a training's last checkpoint, and deletes the training."""
     newest = checkpoint.newest(work)
     assert newest is not None
     record = read_json(newest / checkpoint.TRIAL)
-    network = build_network(trial["student"], dataset.num_classes, dataset.in_channels, dataset.image_size)
+    network = build_student(trial["student"], dataset)
     checkpoint.load_weights(newest / checkpoint.WEIGHTS, network)
-    teacher.save(
-        folder,
-        network,
-        {
-            "architecture": trial["student"],
-            "input": record["input"],
-            "class_names": record["class_names"],
-            "normalisation": record["normalisation"],
-            "recipe": dict(trial),
-            "seed": TEACHER_SEED,
-            "dataset": record["dataset"],
-            "val_accuracy": row.val_accuracy,
-            "val_loss": row.val_loss,
-            "num_parameters": row.num_parameters,
-            "seconds_of_last_launch": round(time.monotonic() - began, 1),
-            "threads": assignment.threads,
-            "hardware": hardware(),
-            "versions": versions(),
-            "test_openings": [],
-        },
-    )
+    made = {
+        "architecture": trial["student"],
+        "input": record["input"],
+        "class_names": record["class_names"],
+        "normalisation": record["normalisation"],
+        "recipe": dict(trial),
+        "seed": TEACHER_SEED,
+        "dataset": record["dataset"],
+        "val_accuracy": row.val_accuracy,
+        "val_loss": row.val_loss,
+        "num_parameters": row.num_parameters,
+        "seconds_of_last_launch": round(seconds, 1),
+        "threads": torch.get_num_threads(),
+        "hardware": hardware(),
+        "versions": versions(),
+        "test_openings": [],
+    }
+    teacher.save(folder, network, made)
     shutil.rmtree(work)
-    trained = teacher.load(folder, dataset)
-    console.print(
-        f"teacher: trained in {duration(time.monotonic() - began)}: {trained.describe()}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    return trained
 
 
 def measure_teacher(folder: Path, dataset: Dataset) -> dict[str, Any]:
@@ -195,35 +227,32 @@ def measure_teacher(folder: Path, dataset: Dataset) -> dict[str, Any]:
 
     def log(what: dict[str, Any]) -> None:
         opening.update(what)
-        teacher.update_record(folder, test_openings=[*found.record.get("test_openings", []), opening])
+        teacher.update_record(folder, test_openings=[*found.record.test_openings, opening])
 
     images = dataset.open_test("teacher measure", log)
     opening["test_accuracy"] = teacher.accuracy(found, images, best_device())
     opening["num_images"] = len(images)
-    teacher.update_record(folder, test_openings=[*found.record.get("test_openings", []), opening])
+    teacher.update_record(folder, test_openings=[*found.record.test_openings, opening])
     return opening
 
 
 def fill_bank(found: Teacher, dataset: Dataset, views: int, console: Console) -> Path:
     """The folder of a teacher's soft targets, with at least so many views."""
     folder = soft_targets.folder_of(found, dataset)
-    missing = soft_targets.missing_images(folder, dataset, views)
-    if missing:
+    filled = soft_targets.is_filled(folder, views)
+    if not filled:
+        missing = soft_targets.missing_answers(folder, dataset, views)
         began = time.monotonic()
         with progress(console, f"soft targets, {views} views") as advance:
             soft_targets.fill(folder, found, dataset, views, best_device(), advance)
         seconds = time.monotonic() - began
         rate = missing / seconds
-        console.print(
-            f"soft targets: {missing} answers in {duration(seconds)} ({rate:.0f} a second), in {folder}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        console.print(f"soft targets: {missing} answers in {duration(seconds)} ({rate:.0f} a second), in {folder}")
     soft_targets.open_bank(
         folder, soft_targets.fingerprint_of(found, dataset), len(dataset.train), dataset.num_classes, views
     )
-    if not missing:
-        console.print(f"soft targets: {views} views in {folder}", highlight=False, soft_wrap=True)
+    if filled:
+        console.print(f"soft targets: {views} views in {folder}")
     return folder
 
 
@@ -238,32 +267,36 @@ def _check_unfinished(work: Path, trial: Mapping[str, Any]) -> None:
 
 
 def checked_recipe(
-    section: Mapping[str, Any], dataset_section: Mapping[str, Any], overrides: list[str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
+    section: Mapping[str, Any], dataset_section: Mapping[str, Any], dataset: Dataset, overrides: list[str]
+) -> dict[str, Any]:
     """A teacher's recipe with overrides, checked like any other trial.
 
-    Returns:
-        The recipe, and its `dataset` section.
-
     Raises:
-        ConfigError: an unknown name, or a value outside its domain.
+        ConfigError: an unknown name, a value outside its domain, or another data set than the one given.
     """
-    raw: dict[str, Any] = {"trial": json.loads(json.dumps(recipe(section, dataset_section)))}
+    raw: dict[str, Any] = {"trial": json.loads(json.dumps(recipe(section, dataset_section, dataset)))}
     for text in overrides:
         override(raw["trial"], text)
     file = parse_search_file(raw, Source("teacher recipe", {}))
     problems = check_trial(file.trial, file.source)
     if not problems and Space(file.trial).parameters():
         problems = ["teacher recipe: a teacher is trained once; it cannot hold ranges"]
+    if not problems and file.trial["dataset"] != dataset_section:
+        problems = ["teacher recipe: --set cannot change the data set; use --dataset and --data"]
     if problems:
         raise ConfigError(problems)
-    return file.trial, file.trial["dataset"]
+    return file.trial
+
+
+def known_source(dataset_name: str, source: Path | None) -> Path | None:
+    """Where a data set lies, once its name is known to be one."""
+    if dataset_name not in DATASETS:
+        raise ConfigError(f"unknown data set '{dataset_name}'; {known_names(dataset_name, DATASETS)}")
+    return resolve_source(dataset_name, source)
 
 
 def locate_teacher(name: str, dataset_name: str, source: Path | None) -> tuple[Path, Dataset]:
     """The folder of a teacher by name or path, and the data set loaded."""
-    if dataset_name not in DATASETS:
-        raise ConfigError(f"unknown data set '{dataset_name}'; {known_names(dataset_name, DATASETS)}")
-    dataset = load_dataset({"name": dataset_name}, source)
+    dataset = load_dataset({"name": dataset_name}, known_source(dataset_name, source))
     path = Path(name)
     return (path if teacher.exists(path) else teacher.folder_of({"name": name}, dataset)), dataset

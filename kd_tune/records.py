@@ -94,6 +94,14 @@ def finite_or_none(value: Any) -> Any:
     return value
 
 
+def none_to_nan(row: dict[str, Any]) -> dict[str, Any]:
+    """A stored row's figures with NaN where `finite_or_none` had to write None."""
+    return {
+        key: none_to_nan(value) if isinstance(value, dict) else math.nan if value is None else value
+        for key, value in row.items()
+    }
+
+
 @dataclass(frozen=True)
 class Assignment:
     """Everything that a host needs to train one trial; plain values, so that it crosses processes.

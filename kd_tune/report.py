@@ -32,7 +32,7 @@ def write(folder: Path, console: Console) -> Path:
     """
     tables = results.read(folder)
     target = folder / "report"
-    with written_whole(target) as temporary:
+    with written_whole(target, replace=True) as temporary:
         temporary.mkdir()
         tables.trials.to_csv(temporary / "trials.csv", index=False)
         tables.history.to_csv(temporary / "history.csv", index=False)
@@ -64,8 +64,6 @@ def _print(tables: RunTables, sections: dict[str, pd.DataFrame], console: Consol
         size = f"{int(row['num_parameters']):,} parameters, {row['epoch']} epochs"
         console.print(
             f"  {row['arm']}: {row[METRIC]:.2%} (trial {row['number']}, {size}) {configuration}",
-            highlight=False,
-            soft_wrap=True,
         )
     for title, frame in (
         ("The best of each arm at every size of student", sections["best_by_student"]),
@@ -94,7 +92,7 @@ def _page(tables: RunTables, sections: dict[str, pd.DataFrame], pictures: list[s
     winner = analysis.best(tables)
     page: str = template.render(
         run=tables.folder.name,
-        manifest=tables.manifest,
+        manifest=tables.manifest.model_dump(),
         openings=len(tables.state.test_openings),
         arms=tables.state.quota,
         has_controls=len(tables.state.quota) > 1,

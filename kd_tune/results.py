@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from kd_tune.config import SearchFile, load_search_file
 from kd_tune.errors import ConfigError
-from kd_tune.ledger import MANIFEST, SEARCH_FILE, RunState, replay
-from kd_tune.paths import read_json
+from kd_tune.ledger import MANIFEST, SEARCH_FILE, Manifest, RunState, no_run, replay
+from kd_tune.paths import read_record
 from kd_tune.records import METRIC
 
 
@@ -31,7 +30,7 @@ class RunTables:
 
     folder: Path
     file: SearchFile
-    manifest: dict[str, Any]
+    manifest: Manifest
     state: RunState
     trials: pd.DataFrame
     history: pd.DataFrame
@@ -50,10 +49,10 @@ def read(folder: Path) -> RunTables:
         ConfigError: no run here, or a damaged one.
     """
     if not (folder / SEARCH_FILE).exists():
-        raise ConfigError(f"{folder}: no run here (it has no {SEARCH_FILE})")
+        raise ConfigError(no_run(folder))
     state = replay(folder)
     file = load_search_file(folder / SEARCH_FILE)
-    return RunTables(folder, file, read_json(folder / MANIFEST), state, _trials(state), _history(state))
+    return RunTables(folder, file, read_record(folder / MANIFEST, Manifest), state, _trials(state), _history(state))
 
 
 def plain_name(parameter: str) -> str:

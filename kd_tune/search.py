@@ -9,18 +9,18 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
-import yaml
 from rich.console import Console
 
 from kd_tune import cluster, records
 from kd_tune.catalog import build_objective, build_student, check_trial, control_objective, load_dataset
 from kd_tune.config import SearchFile, TrainingConfig, load_search_file
-from kd_tune.data import Dataset
+from kd_tune.data import Dataset, resolve_source
 from kd_tune.engine import check_fit
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import (
@@ -28,17 +28,21 @@ from kd_tune.ledger import (
     MANIFEST,
     SEARCH_FILE,
     Event,
+    Fingerprints,
+    Manifest,
     Run,
     RunState,
     already_there,
     checkpoints_of,
+    no_run,
     read_events,
 )
 from kd_tune.manifest import hardware, versions
-from kd_tune.paths import read_json
+from kd_tune.paths import read_record
 from kd_tune.prepare import Prepared, prepare
 from kd_tune.scheduler import Referee, replay_verdicts
-from kd_tune.space import Space
+from kd_tune.space import Space, to_raw
+from kd_tune.strict_yaml import dump_yaml
 from kd_tune.trainable import RunContext
 from kd_tune.watch import watching
 
@@ -53,11 +57,13 @@ class Launch:
         source: where the data lie; None: the usual place, or where the run found them.
         address: of a running Ray cluster; None: Ray on this machine alone.
         time_budget: seconds of searching before this launch stops; None: no limit.
+        extend: trials to add to every arm of a run that is resumed.
     """
 
     source: Path | None = None
     address: str | None = None
     time_budget: float | None = None
+    extend: int = 0
 
 
 def start(file: SearchFile, folder: Path, launch: Launch, console: Console) -> RunState:
@@ -67,69 +73,53 @@ def start(file: SearchFile, folder: Path, launch: Launch, console: Console) -> R
         The state that the search ended in.
 
     Raises:
-        ConfigError: anything that is wrong with file, data, teacher or folder; nothing is left behind.
+        ConfigError: anything that is wrong with file, data, teacher, folder or cluster; nothing is left behind.
     """
     spaces = check(file)
     if folder.exists():
         raise ConfigError(already_there(folder))
-    dataset = load_dataset(file.trial["dataset"], launch.source)
+    if launch.address is None:
+        cluster.check_this_machine(file.resources)
+    source = resolve_source(file.trial["dataset"]["name"], launch.source)
+    dataset = load_dataset(file.trial["dataset"], source)
     check_draws(spaces, dataset, file.search.seed)
-    prepared = prepare(file.trial, dataset, launch.source, console)
-    manifest = {
-        "kind": "kd_tune run",
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "search_file": file.source.name,
-        "source": None if launch.source is None else str(launch.source.resolve()),
-        "seed": file.search.seed,
-        "fingerprints": prepared.fingerprints(),
-        "dataset": {
-            "name": prepared.dataset.name,
-            "split": prepared.dataset.split,
-            "class_names": list(prepared.dataset.class_names),
-        },
-        "teacher": None if prepared.teacher is None else _about_teacher(prepared),
-        "versions": versions(),
-        "hardware": hardware(),
-    }
-    run = Run.create(folder, yaml.safe_dump(file.raw, sort_keys=False), manifest)
+    prepared = prepare(file.trial, dataset, source, console)
+    run = Run.create(folder, dump_yaml(_resolved(file)), _manifest(file, prepared, source))
     try:
-        return _run(run, file, spaces, prepared, launch, console)
-    except ConfigError:
+        return _run(run, file, spaces, prepared, replace(launch, source=source), console)
+    except BaseException:
         if not run.state.trials:  # the cluster was not there, or cannot hold a trial
             shutil.rmtree(folder)
         raise
 
 
-def resume(folder: Path, extend: int, launch: Launch, console: Console) -> RunState:
-    """Goes on with a run: unfinished trials, trials not proposed yet, and `extend` more in every arm.
+def resume(folder: Path, launch: Launch, console: Console) -> RunState:
+    """Goes on with a run: unfinished trials, trials not proposed yet, and `launch.extend` more in every arm.
 
     Raises:
         ConfigError: no run here, somebody else is running it, or data or teacher have changed since.
     """
     if not (folder / SEARCH_FILE).exists():
-        raise ConfigError(f"{folder}: no run here (it has no {SEARCH_FILE})")
+        raise ConfigError(no_run(folder))
     file = load_search_file(folder / SEARCH_FILE)
     spaces = check(file)
-    manifest = read_json(folder / MANIFEST)
-    source = launch.source or (Path(manifest["source"]) if manifest.get("source") else None)
+    manifest = read_record(folder / MANIFEST, Manifest)
+    source = launch.source or (None if manifest.source is None else Path(manifest.source))
     run = Run(folder)
     try:
         dataset = load_dataset(file.trial["dataset"], source)
-        _check_unchanged(folder, "data", dataset.fingerprint, manifest)
+        _check_unchanged(folder, "data", dataset.fingerprint, manifest.fingerprints.data)
         prepared = prepare(file.trial, dataset, source, console)
-        _check_unchanged(folder, "teacher", prepared.fingerprints()["teacher"], manifest)
-        if extend:
-            run.record(records.EXTENDED, num_trials=extend)
+        _check_unchanged(folder, "teacher", prepared.teacher_fingerprint, manifest.fingerprints.teacher)
     except BaseException:
         run.close()
         raise
-    return _run(run, file, spaces, prepared, Launch(source, launch.address, launch.time_budget), console)
+    return _run(run, file, spaces, prepared, replace(launch, source=source), console)
 
 
-def _check_unchanged(folder: Path, what: str, fingerprint: str | None, manifest: dict[str, Any]) -> None:
-    then = manifest["fingerprints"][what]
-    if fingerprint != then:
-        raise ConfigError(f"{folder}: the {what} is not what the run started with (now {fingerprint}, then {then})")
+def _check_unchanged(folder: Path, what: str, now: str | None, then: str | None) -> None:
+    if now != then:
+        raise ConfigError(f"{folder}: the {what} is not what the run started with (now {now}, then {then})")
 
 
 def check(file: SearchFile) -> dict[str, Space]:
@@ -148,6 +138,10 @@ def check(file: SearchFile) -> dict[str, Space]:
     known = Space(file.trial)
     for index, point in enumerate(file.search.points):
         problems += [file.source.problem(("search", "points", index), text) for text in known.problems_of(point)]
+    if file.search.points and file.search.sampler.name == "grid":
+        problems.append(file.source.problem(("search", "points"), "a grid has its own points; leave these out"))
+    if len(file.search.points) > min(file.search.trials_by_arm().values()):
+        problems.append(file.source.problem(("search", "points"), "there are more points than an arm has trials"))
     if file.search.sampler.name == "grid":
         for space in spaces.values():
             try:
@@ -192,23 +186,41 @@ def _constants(training: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in training.items() if isinstance(value, int | float | str)}
 
 
-def _about_teacher(prepared: Prepared) -> dict[str, Any]:
-    assert prepared.teacher is not None
-    record = prepared.teacher.record
-    kept = ("architecture", "recipe", "seed", "dataset", "val_accuracy", "num_parameters")
-    return {key: record.get(key) for key in kept} | {"folder": str(prepared.teacher.folder)}
+def _resolved(file: SearchFile) -> dict[str, Any]:
+    """The search file with overrides and defaults written out: what `search.yaml` in a run holds."""
+    trial = to_raw(_space_of_arm(file.trial, "distil").template)
+    if "weights" in trial.get("teacher", {}):
+        trial["teacher"]["weights"] = str(Path(trial["teacher"]["weights"]).expanduser().resolve())
+    return {"search": file.search.model_dump(), "resources": file.resources.model_dump(), "trial": trial}
+
+
+def _manifest(file: SearchFile, prepared: Prepared, source: Path | None) -> Manifest:
+    dataset = prepared.dataset
+    return Manifest(
+        created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        search_file=file.source.name,
+        source=None if source is None else str(source),
+        seed=file.search.seed,
+        fingerprints=Fingerprints(data=dataset.fingerprint, teacher=prepared.teacher_fingerprint),
+        dataset={"name": dataset.name, "split": dataset.split, "class_names": list(dataset.class_names)},
+        teacher=None if prepared.teacher is None else prepared.teacher.record.model_dump(exclude={"weights_sha256"}),
+        versions=versions(),
+        hardware=hardware(),
+    )
 
 
 def _run(
     run: Run, file: SearchFile, spaces: dict[str, Space], prepared: Prepared, launch: Launch, console: Console
 ) -> RunState:
-    try:
-        num_epochs = file.trial["training"]["num_epochs"]
-        events = list(read_events(run.folder))
-        quota = file.search.trials_by_arm()
-        run.record(records.STARTED, quota=quota, versions=versions(), time_budget=launch.time_budget)
+    """Gives Ray what there is to do; records how this launch began and ended."""
+    num_epochs = file.trial["training"]["num_epochs"]
+    with closing(run):
         referee = Referee(file.search.scheduler, tuple(spaces), num_epochs)
-        replay_verdicts(run, referee, events)
+        replay_verdicts(run, referee, list(read_events(run.folder)))
+        done = run.state.launches and not (run.state.unfinished() or run.state.num_missing() or launch.extend)
+        if done:
+            console.print(f"{run.folder}: every trial has ended; --extend adds some")
+            return run.state
         context = RunContext(
             spaces=spaces,
             seed=file.search.seed,
@@ -218,36 +230,34 @@ def _run(
             checkpoint_epochs=(1, *referee.epochs, num_epochs),
             threads=file.resources.cpus_per_trial,
         )
-        _announce(run, file, referee, console)
-        if run.state.unfinished() or run.state.num_missing():
-            run.listeners.append(_CheckpointKeeper(run.folder))
+        with cluster.connected(launch.address):
+            slots = cluster.num_slots(file.resources)
+            run.record(records.STARTED, quota=file.search.trials_by_arm(), versions=versions(), slots=slots)
+            if launch.extend:
+                run.record(records.EXTENDED, num_trials=launch.extend)
+            _announce(run, file, referee, console)
             with watching(console, run.state, num_epochs) as watch:
-                run.listeners.append(watch)
-                cluster.fit(run, file, context, referee, launch.address, launch.time_budget)
-            run.listeners.clear()
+                run.listeners += [_CheckpointKeeper(run.folder), watch]
+                with suppress(KeyboardInterrupt):  # recorded as a pause, like one that Tune took notice of
+                    cluster.fit(run, file, context, referee, slots, launch.time_budget)
         left = len(run.state.unfinished()) + run.state.num_missing()
         run.record(records.PAUSED if left else records.FINISHED, trials_left=left)
         return run.state
-    finally:
-        run.close()
 
 
 def _announce(run: Run, file: SearchFile, referee: Referee, console: Console) -> None:
     arms = ", ".join(f"{count} x {arm}" for arm, count in run.state.quota.items())
     rungs = ", ".join(map(str, referee.epochs)) or "none: every trial is trained to the end"
     num_epochs = file.trial["training"]["num_epochs"]
-    console.print(f"run: {run.folder}", highlight=False, soft_wrap=True)
-    console.print(
-        f"trials: {arms}, {num_epochs} epochs each; rungs at epochs: {rungs}", highlight=False, soft_wrap=True
-    )
+    console.print(f"run: {run.folder}")
+    console.print(f"trials: {arms}, {num_epochs} epochs each; rungs at epochs: {rungs}")
     if run.state.trials:
         ended = sum(trial.end is not None for trial in run.state.trials.values())
         console.print(
             f"going on: {ended} trials have ended, {len(run.state.unfinished())} continue, "
-            f"{run.state.num_missing()} are still to come",
-            highlight=False,
+            f"{run.state.num_missing()} are still to come"
         )
-    console.print(f"watch: tensorboard --logdir {run.folder}", highlight=False, soft_wrap=True)
+    console.print(f"watch: tensorboard --logdir {run.folder}")
 
 
 class _CheckpointKeeper:
@@ -260,10 +270,8 @@ class _CheckpointKeeper:
         if event["event"] != records.STOPPED:
             return
         arm = state.trials[event["trial"]].arm
-        ended = [trial for trial in state.of_arm(arm) if trial.end in ("completed", "pruned")]
+        ended = [trial for trial in state.of_arm(arm) if trial.usable and trial.end is not None]
         ranked = sorted(ended, key=lambda trial: (-(trial.value or 0.0), trial.number))
         useless = [trial for trial in state.of_arm(arm) if trial.end == "diverged"] + ranked[KEPT_CHECKPOINTS:]
         for trial in useless:
-            checkpoints = checkpoints_of(self._folder, trial.number)
-            if checkpoints.exists():
-                shutil.rmtree(checkpoints)
+            shutil.rmtree(checkpoints_of(self._folder, trial.number), ignore_errors=True)  # gone already, or next time

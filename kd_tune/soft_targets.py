@@ -8,7 +8,6 @@ Shapes: V views, N training images, C classes.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import zlib
 from collections.abc import Callable
@@ -22,7 +21,7 @@ import torch
 from kd_tune.augment import apply_views, view_table
 from kd_tune.data import Dataset
 from kd_tune.errors import ConfigError
-from kd_tune.paths import cache_folder, read_json, write_json, written_whole
+from kd_tune.paths import Record, cache_folder, exclusive, read_json, read_record, write_json, written_whole
 from kd_tune.teacher import Answers, Teacher
 
 LOGITS = "logits.f16"
@@ -58,14 +57,27 @@ def fingerprint_of(teacher: Teacher, dataset: Dataset) -> str:
 
 def folder_of(teacher: Teacher, dataset: Dataset) -> Path:
     """The bank's place in the cache."""
-    name = f"{teacher.record['architecture']['name']}-{dataset.name}-{fingerprint_of(teacher, dataset)}"
+    name = f"{teacher.record.architecture['name']}-{dataset.name}-{fingerprint_of(teacher, dataset)}"
     return cache_folder() / "banks" / name
 
 
-def missing_images(folder: Path, dataset: Dataset, views: int) -> int:
+class BankRecord(Record):
+    """`bank.json`: what the answers follow from, and a checksum (CRC-32) for every view that is whole."""
+
+    fingerprint: str
+    checksums: list[int]
+
+
+def is_filled(folder: Path, views: int) -> bool:
+    """Whether a bank holds so many whole views; says nothing of whose."""
+    return (folder / RECORD).exists() and len(read_record(folder / RECORD, BankRecord).checksums) >= views
+
+
+def missing_answers(folder: Path, dataset: Dataset, views: int) -> int:
     """How many answers a fill to so many views still has to ask for."""
     done = _rows_done(folder, dataset.num_classes) if (folder / RECORD).exists() else 0
-    return max(0, views * len(dataset.train) - done)
+    val = 0 if (folder / VAL_LOGITS).exists() else len(dataset.val)
+    return max(0, views * len(dataset.train) - done) + val
 
 
 def fill(
@@ -84,12 +96,7 @@ def fill(
     Raises:
         ConfigError: the folder holds the bank of another teacher, or somebody else is filling it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"{folder}: another process is filling this bank; wait for it") from None
+    with exclusive(folder / "lock", f"{folder}: another process is filling this bank; wait for it"):
         record = _start_record(folder, teacher, dataset)
         answers = Answers(teacher, device)
         if not (folder / VAL_LOGITS).exists():
@@ -107,21 +114,23 @@ def open_bank(folder: Path, fingerprint: str, num_images: int, num_classes: int,
     Raises:
         ConfigError: another teacher's or data set's, incomplete, or damaged.
     """
-    record = read_json(folder / RECORD)
-    if record.get("fingerprint") != fingerprint:
+    record = read_record(folder / RECORD, BankRecord)
+    if record.fingerprint != fingerprint:
         raise ConfigError(
             f"{folder}: this bank holds another teacher's or data set's answers "
-            f"(fingerprint {record.get('fingerprint')}, expected {fingerprint}); "
+            f"(fingerprint {record.fingerprint}, expected {fingerprint}); "
             "delete the folder to fill it anew"
         )
-    checksums = record.get("checksums", [])
+    checksums = record.checksums
     if len(checksums) < views:
         raise ConfigError(f"{folder}: the bank holds {len(checksums)} views, not {views}; a search fills the rest")
     try:
         # Copy on write: torch wants an array that it may write to; the file stays as it is.
         logits = np.memmap(folder / LOGITS, np.float16, "c", shape=(views, num_images, num_classes))
         val_logits = np.load(folder / VAL_LOGITS, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        if val_logits.ndim != 2 or val_logits.shape[1] != num_classes:
+            raise ValueError(f"{VAL_LOGITS} has the shape {val_logits.shape}")
+    except (OSError, ValueError, EOFError) as error:
         raise ConfigError(f"{folder}: the bank is damaged: {error}; delete the folder to fill it anew") from None
     for view, checksum in enumerate(checksums[:views]):
         if zlib.crc32(logits[view].tobytes()) != checksum:
@@ -132,10 +141,10 @@ def open_bank(folder: Path, fingerprint: str, num_images: int, num_classes: int,
 def _start_record(folder: Path, teacher: Teacher, dataset: Dataset) -> dict[str, Any]:
     fingerprint = fingerprint_of(teacher, dataset)
     if (folder / RECORD).exists():
-        record = read_json(folder / RECORD)
-        if record.get("fingerprint") != fingerprint:
+        found = read_record(folder / RECORD, BankRecord)
+        if found.fingerprint != fingerprint:
             raise ConfigError(f"{folder}: holds the answers of another teacher; delete the folder to fill it anew")
-        return record
+        return read_json(folder / RECORD)
     (folder / LOGITS).unlink(missing_ok=True)
     record = {
         "format": FORMAT,
@@ -161,7 +170,10 @@ def _append_views(
 ) -> None:
     num_images, num_classes = len(dataset.train), dataset.num_classes
     row_bytes = 2 * num_classes
-    done = _rows_done(folder, num_classes)
+    # From a batch's start, so that every answer comes out of the batch that an undisturbed fill would have asked in:
+    # a batch of another size may round differently.
+    whole_views, rest = divmod(_rows_done(folder, num_classes), num_images)
+    done = whole_views * num_images + rest // BATCH * BATCH
     with (folder / LOGITS).open("ab") as file:
         file.truncate(done * row_bytes)
         for view in range(views):

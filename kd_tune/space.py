@@ -18,6 +18,8 @@ from kd_tune.config import Choice, FloatRange, IntRange, Range
 if TYPE_CHECKING:
     import optuna
 
+MAX_GRID = 100_000
+
 Draw = dict[str, Any]
 Choose = Callable[[str, Range], Any]
 
@@ -71,11 +73,14 @@ class Space:
         """Every draw of a space that holds only choices and ranges of whole numbers or steps.
 
         Raises:
-            ValueError: names the ranges that have no finite list of values.
+            ValueError: names the ranges that have no finite list of values, or the grid is too large.
         """
         endless = [name for name, leaf in self.parameters().items() if isinstance(leaf, FloatRange) and not leaf.step]
         if endless:
             raise ValueError(f"a grid needs choices or steps, but {', '.join(endless)} has neither")
+        size = _grid_size(self.template)
+        if size > MAX_GRID:
+            raise ValueError(f"the grid has {size:,} cells, but at most {MAX_GRID:,} are allowed; take fewer values")
         return list(_grid(self.template, ""))
 
     def values(self, name: str) -> list[Any]:
@@ -95,6 +100,12 @@ class Space:
             for name, value in point.items()
             if name in known and not contains(known[name], value)
         ]
+        for name in point:
+            choice, _, rest = name.partition("[")
+            if rest and name in known and point.get(choice) != rest.partition("]")[0]:
+                problems.append(
+                    f"{name}: belongs to a branch; the point must also say {choice}: {rest.partition(']')[0]}"
+                )
         return problems
 
 
@@ -106,9 +117,10 @@ def contains(leaf: Range, value: Any) -> bool:
     if not isinstance(value, kinds) or isinstance(value, bool):
         return False
     low, high = leaf.bounds
-    if leaf.step is not None:
-        return any(math.isclose(value, option) for option in _values(leaf))
-    return bool(low <= value <= high)
+    if not low <= value <= high:
+        return False
+    steps = (value - low) / leaf.step if leaf.step else 0.0
+    return abs(steps - round(steps)) <= 1e-6
 
 
 def describe(leaf: Range) -> str:
@@ -171,13 +183,26 @@ def _grid(node: Any, name: str) -> Iterator[Draw]:
         yield {}
 
 
+def _grid_size(node: Any) -> int:
+    if isinstance(node, dict):
+        return math.prod(_grid_size(value) for value in node.values())
+    if isinstance(node, Choice) and node.is_sections:
+        return sum(_grid_size(option) for option in node.options)
+    if isinstance(node, Choice):
+        return len(node.options)
+    return _num_steps(node) if isinstance(node, FloatRange | IntRange) else 1
+
+
+def _num_steps(leaf: FloatRange | IntRange) -> int:
+    low, high = leaf.bounds
+    return math.floor((high - low) / (leaf.step or 1) + 1e-9) + 1
+
+
 def _values(leaf: Range) -> list[Any]:
     if isinstance(leaf, Choice):
         return [option["name"] for option in leaf.options] if leaf.is_sections else list(leaf.options)
-    low, high = leaf.bounds
-    step = leaf.step or 1
-    count = math.floor((high - low) / step + 1e-9) + 1
-    return [low + index * step for index in range(count)]
+    low, step = leaf.bounds[0], leaf.step or 1
+    return [low + index * step for index in range(_num_steps(leaf))]
 
 
 def _suggest(trial: optuna.Trial, name: str, leaf: Range) -> Any:

@@ -1,7 +1,8 @@
 """YAML without its traps: `1e-3` is a number, `no` is a string, a key given twice is an error, so is an alias.
 
 PyYAML follows YAML 1.1, which reads `1e-3` as a string and `no` as False, and keeps the last of two equal keys. This
-loader resolves plain scalars as YAML 1.2's core schema does, and remembers the line of every key for messages.
+loader resolves plain scalars as YAML 1.2's core schema does (decimal numbers only; no .inf, no .nan), and remembers
+the line of every key for messages.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from typing import Any
 
 import yaml
 
-_NULL = re.compile(r"null|~|")
-_BOOL = re.compile(r"true|false")
+_NULL = re.compile(r"null|Null|NULL|~|")
+_BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INT = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 MAX_DEPTH = 40
+MAX_DIGITS = 30
 
 
 class StrictYamlError(ValueError):
@@ -26,6 +28,13 @@ class StrictYamlError(ValueError):
 
 class _Loader(yaml.SafeLoader):
     """Only its reader, scanner, parser and composer are used; values are built below."""
+
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        tag = self.peek_event().tag  # type: ignore[no-untyped-call]
+        node: yaml.ScalarNode = super().compose_scalar_node(anchor)
+        if tag is not None:
+            raise StrictYamlError(f"{node.start_mark.line + 1}: tags ({tag}) are not allowed")
+        return node
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -65,6 +74,25 @@ def parse_scalar(text: str) -> Any:
     return parse_yaml(text)[0]
 
 
+def dump_yaml(content: Any) -> str:
+    """Plain values as YAML that `parse_yaml` reads back equal: strings that look like something else are quoted."""
+    return str(yaml.dump(content, Dumper=_Dumper, sort_keys=False))
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML leaves `1e-3` unquoted, because it reads it as a string."""
+
+    def represent_str(self, text: str) -> yaml.ScalarNode:
+        try:
+            plain = isinstance(_plain(text, line=0), str)
+        except StrictYamlError:  # too many digits for a number
+            plain = False
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else "'")
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
+
 def _construct(node: yaml.Node, path: tuple[Hashable, ...], lines: dict[tuple[Hashable, ...], int]) -> Any:
     line = node.start_mark.line + 1
     if len(path) > MAX_DEPTH:
@@ -98,16 +126,17 @@ def _check_tag(node: yaml.Node, expected: str, line: int) -> None:
 
 def _scalar(node: yaml.ScalarNode, line: int) -> Any:
     text = node.value
-    if node.tag.startswith("!") or "python" in node.tag:
-        raise StrictYamlError(f"{line}: tags ({node.tag}) are not allowed")
-    if node.style is not None:  # quoted, or a block: always a string
-        return text
+    return text if node.style is not None else _plain(text, line)  # quoted, or a block: always a string
+
+
+def _plain(text: str, line: int) -> Any:
+    """The value of an unquoted scalar, by YAML 1.2's core schema."""
     if _NULL.fullmatch(text):
         return None
     if _BOOL.fullmatch(text):
-        return text == "true"
+        return text.lower() == "true"
     if _INT.fullmatch(text):
-        if len(text) > 30:
+        if len(text) > MAX_DIGITS:
             raise StrictYamlError(f"{line}: a whole number of {len(text)} digits is not allowed")
         return int(text)
     if _FLOAT.fullmatch(text):

@@ -9,22 +9,67 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from kd_tune import checkpoint
 from kd_tune.catalog import build_network
 from kd_tune.data import Dataset, Images
 from kd_tune.errors import ConfigError
-from kd_tune.paths import cache_folder, read_json, write_json, written_whole
+from kd_tune.models import TEACHERS
+from kd_tune.paths import Record, cache_folder, read_json, read_record, write_json, written_whole
 
 WEIGHTS = "teacher.safetensors"
 RECORD = "teacher.json"
+
+
+class Normalisation(Record):
+    """Mean and standard deviation by channel, of pixels from 0 to 1."""
+
+    mean: list[float]
+    std: list[Annotated[float, Field(gt=0)]]
+
+
+class InputShape(Record):
+    """What a network was built for."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    num_classes: Annotated[int, Field(ge=2)]
+    in_channels: Annotated[int, Field(ge=1)]
+    image_size: Annotated[int, Field(ge=1)]
+
+
+class TeacherRecord(Record):
+    """`teacher.json`.
+
+    Attributes:
+        architecture: name and arguments of the network.
+        input: what it was built for.
+        normalisation: of its input.
+        weights_sha256: of the weights file.
+        dataset: name, fingerprint and split of what it learnt, if kd_tune trained it.
+        recipe: the trial by which it was trained, likewise.
+        val_accuracy: on its own validation images, 0 to 1.
+        num_parameters: of the network.
+        test_openings: every look at the test set, with what was measured.
+    """
+
+    architecture: dict[str, Any]
+    input: InputShape
+    normalisation: Normalisation
+    weights_sha256: str
+    dataset: dict[str, Any] | None = None
+    recipe: dict[str, Any] | None = None
+    val_accuracy: float | None = None
+    num_parameters: int | None = None
+    test_openings: list[dict[str, Any]] = []
 
 
 @dataclass(frozen=True)
@@ -39,21 +84,21 @@ class Teacher:
     """
 
     folder: Path
-    record: dict[str, Any]
+    record: TeacherRecord
     network: nn.Module
     fingerprint: str
 
     def describe(self) -> str:
         """One line for a log."""
-        accuracy = self.record.get("val_accuracy")
+        accuracy = self.record.val_accuracy
         measured = f", validation accuracy {accuracy:.2%}" if accuracy is not None else ""
-        return f"{self.record['architecture']['name']} ({self.fingerprint}{measured}) in {self.folder}"
+        return f"{self.record.architecture['name']} ({self.fingerprint}{measured}) in {self.folder}"
 
 
 def folder_of(section: Mapping[str, Any], dataset: Dataset) -> Path:
     """Where the teacher of a `teacher` section lies: its `weights`, or its place in the cache."""
     if "weights" in section:
-        return Path(section["weights"]).expanduser()
+        return Path(os.path.expanduser(section["weights"]))  # unlike Path's, it never raises
     arguments = json.dumps({key: section[key] for key in sorted(section)}, sort_keys=True)
     key = hashlib.sha256(f"{arguments}/{dataset.fingerprint}".encode()).hexdigest()[:12]
     return cache_folder() / "teachers" / f"{section['name']}-{dataset.name}-{key}"
@@ -66,7 +111,7 @@ def exists(folder: Path) -> bool:
 
 def save(folder: Path, network: nn.Module, record: dict[str, Any]) -> None:
     """Writes a teacher, whole or not at all."""
-    with written_whole(folder) as temporary:
+    with written_whole(folder, replace=exists(folder)) as temporary:
         temporary.mkdir(parents=True)
         checkpoint.save_weights(temporary / WEIGHTS, network)
         sha256 = hashlib.sha256((temporary / WEIGHTS).read_bytes()).hexdigest()
@@ -81,32 +126,34 @@ def load(folder: Path, dataset: Dataset) -> Teacher:
     """
     if not exists(folder):
         raise ConfigError(f"{folder}: no teacher here; `kd-tune teacher train` makes one")
-    record = read_json(folder / RECORD)
-    try:
-        architecture, shape = record["architecture"], record["input"]
-        classes, channels, size = shape["num_classes"], shape["in_channels"], shape["image_size"]
-        expected_sha, normalisation = record["weights_sha256"], record["normalisation"]
-    except (KeyError, TypeError):
-        raise ConfigError(f"{folder / RECORD}: not a teacher's record; train or import the teacher again") from None
+    record = read_record(folder / RECORD, TeacherRecord)
+    shape = record.input
     problems = []
-    if classes != dataset.num_classes:
-        problems.append(f"the teacher knows {classes} classes, but {dataset.name} has {dataset.num_classes}")
-    if (channels, size) != (dataset.in_channels, dataset.image_size):
+    if shape.num_classes != dataset.num_classes:
+        problems.append(f"the teacher knows {shape.num_classes} classes, but {dataset.name} has {dataset.num_classes}")
+    if (shape.in_channels, shape.image_size) != (dataset.in_channels, dataset.image_size):
         problems.append(
-            f"the teacher takes {channels} x {size} x {size} images, "
+            f"the teacher takes {shape.in_channels} x {shape.image_size} x {shape.image_size} images, "
             f"but those of {dataset.name} are {dataset.in_channels} x {dataset.image_size} x {dataset.image_size}"
         )
+    if record.architecture.get("name") not in TEACHERS:
+        problems.append(f"unknown teacher {record.architecture.get('name')!r}; known: {', '.join(TEACHERS)}")
+    if {len(record.normalisation.mean), len(record.normalisation.std)} != {shape.in_channels}:
+        problems.append(f"normalisation must have {shape.in_channels} means and deviations")
     if problems:
         raise ConfigError([f"{folder}: {problem}" for problem in problems])
     try:
         sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     except OSError as error:
         raise ConfigError(f"{folder / WEIGHTS}: cannot be read: {error.strerror}") from None
-    if sha256 != expected_sha:
+    if sha256 != record.weights_sha256:
         raise ConfigError(f"{folder / WEIGHTS}: its content has changed since it was written; train it again")
-    network = build_network(architecture, classes, channels, size).eval().requires_grad_(False)
+    try:
+        network = build_network(record.architecture, **shape.model_dump()).eval().requires_grad_(False)
+    except ConfigError as error:
+        raise ConfigError(f"{folder / RECORD}: {error}") from None
     checkpoint.load_weights(folder / WEIGHTS, network)
-    identity = json.dumps([sha256, architecture, normalisation], sort_keys=True)
+    identity = json.dumps([sha256, record.architecture, record.normalisation.model_dump()], sort_keys=True)
     return Teacher(folder, record, network, hashlib.sha256(identity.encode()).hexdigest()[:16])
 
 
@@ -120,9 +167,9 @@ class Answers:
 
     def __init__(self, teacher: Teacher, device: torch.device) -> None:
         self._network = teacher.network.to(device).to(memory_format=torch.channels_last)
-        normalisation = teacher.record["normalisation"]
-        self._mean = torch.tensor(normalisation["mean"], device=device).view(-1, 1, 1) * 255
-        self._std = torch.tensor(normalisation["std"], device=device).view(-1, 1, 1) * 255
+        normalisation = teacher.record.normalisation
+        self._mean = torch.tensor(normalisation.mean, device=device).view(-1, 1, 1) * 255
+        self._std = torch.tensor(normalisation.std, device=device).view(-1, 1, 1) * 255
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,8 @@ def train_trial(config: dict[str, Any], context: RunContext) -> None:
     """One Ray Tune trial: reports a row an epoch, with `epoch` as TensorBoard's step."""
     from kd_tune import host
 
+    # Clean-up that takes longer than Tune's two seconds would turn the next trial of this actor into an error.
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
     device = "cuda" if ray.get_gpu_ids() else "cpu"
     for row in host.open_trial(context.assignment(config, device)):
         tune.report(row.to_metrics() | {"timesteps_total": row.epoch})

@@ -52,7 +52,7 @@ class Advance:
         self._shown = now
         here = done - self._first
         eta = f", {duration((now - self._began) / here * (total - done))} left" if here and done < total else ""
-        self._console.print(f"{self._title} {done}/{total}{eta} {note}".rstrip(), highlight=False)
+        self._console.print(f"{self._title} {done}/{total}{eta} {note}".rstrip())
 
 
 @contextmanager
@@ -101,7 +101,7 @@ class Watch:
         if not self._console.is_terminal:
             line = self._line(event)
             if line:
-                self._console.print(line, highlight=False, soft_wrap=True)
+                self._console.print(line)
 
     def eta_seconds(self) -> float | None:
         """Seconds to the end, from this launch's speed and the length of the trials that ended so far."""
@@ -164,8 +164,9 @@ class Watch:
 
 def best_trial(trials: list[TrialState]) -> TrialState | None:
     """The trial with the best last value among those that did not fail or diverge; of equals the first."""
-    usable = [trial for trial in trials if trial.value is not None and trial.end not in ("failed", "diverged")]
-    return max(usable, key=lambda trial: (trial.value, -trial.number), default=None)
+    return max(
+        (trial for trial in trials if trial.usable), key=lambda trial: (trial.value, -trial.number), default=None
+    )
 
 
 def duration(seconds: float) -> str:

@@ -69,7 +69,8 @@ def _stripes(labels: np.ndarray, random: np.random.RandomState) -> np.ndarray:
     row, column = np.indices((TOY_SIZE, TOY_SIZE)) // 2 % 2
     patterns = np.stack([row, column, row ^ column])
     noise = random.randint(0, 120, (len(labels), TOY_SIZE, TOY_SIZE))
-    return (patterns[labels] * 60 + noise).astype(np.uint8)
+    images: np.ndarray = (patterns[labels] * 60 + noise).astype(np.uint8)
+    return images
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -14,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from kd_tune.ledger import Event, read_events
+from kd_tune.ledger import Event, Fingerprints, Manifest, read_events
 
 ROOT = Path(__file__).resolve().parent.parent
 WAIT_SECONDS = 180.0
@@ -146,6 +145,16 @@ def ledger_text(run: Path) -> str:
     return "".join(re.sub(r"[^\n]*\Z", "", segment.read_text()) for segment in segments)
 
 
-def json_lines(text: str) -> list[Any]:
-    """The events of a ledger's text."""
-    return [json.loads(line) for line in text.splitlines()]
+def toy_manifest() -> Manifest:
+    """A manifest for runs that tests write by hand."""
+    return Manifest(
+        created="2026-01-01T00:00:00+0000",
+        search_file="toy.yaml",
+        seed=0,
+        source=None,
+        fingerprints=Fingerprints(data="0" * 16, teacher=None),
+        dataset={"name": "npz", "split": {}, "class_names": []},
+        teacher=None,
+        versions={},
+        hardware={"processor": "", "cores": 1, "memory_gib": 1, "gpus": []},
+    )

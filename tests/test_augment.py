@@ -140,7 +140,9 @@ def test_every_view_of_the_table_is_that_of_the_slow_reference(flips: bool) -> N
 def test_every_image_of_a_batch_gets_its_own_view(
     seed: int, views: list[tuple[int, int, int]], channels: int, height: int, width: int, dtype: type
 ) -> None:
-    images = np.random.RandomState(seed).randint(0, 256, (len(views), channels, height, width)).astype(dtype)
+    images: np.ndarray = (
+        np.random.RandomState(seed).randint(0, 256, (len(views), channels, height, width)).astype(dtype)
+    )
     result = apply_views(torch.from_numpy(images), torch.tensor(views))
     expected = np.stack([moved(image, *view) for image, view in zip(images, views, strict=True)])
     assert result.numpy().dtype == dtype

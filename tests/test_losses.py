@@ -196,6 +196,12 @@ def test_calibration_error_is_zero_for_certainty_that_is_right_and_one_for_certa
     assert losses.expected_calibration_error(certain, torch.tensor([1])) == 1
 
 
+def test_a_confidence_on_the_edge_of_two_bins_belongs_to_the_lower() -> None:
+    """Bins are open below: 50 % falls in (0, 1/2], off by 50 points; the wrong 75 % in (1/2, 1], off by 75."""
+    z, labels = two_class_logits([0.5, 0.75]), torch.tensor([0, 1])
+    assert losses.expected_calibration_error(z, labels, num_bins=2) == pytest.approx(0.625)
+
+
 @given(seed=st.integers(0, 2**31), num_images=st.integers(1, 60), num_bins=st.integers(1, 20))
 def test_calibration_error_is_that_of_a_slow_reference(seed: int, num_images: int, num_bins: int) -> None:
     z, labels = logits(seed, num_images, C).float(), classes(seed, num_images)

@@ -154,12 +154,12 @@ def test_vgg13_bn_differs_from_the_stock_class_in_one_weights_shape(vgg: nn.Modu
 
 def test_vgg13_bn_pools_to_one_pixel_where_the_stock_class_pools_to_seven(vgg: nn.Module, stock_vgg: nn.Module) -> None:
     features = images(2, 512, 3, 3)
-    assert vgg.avgpool(features).shape == (2, 512, 1, 1)
-    assert stock_vgg.avgpool(features).shape == (2, 512, 7, 7)
+    assert vgg.get_submodule("avgpool")(features).shape == (2, 512, 1, 1)
+    assert stock_vgg.get_submodule("avgpool")(features).shape == (2, 512, 7, 7)
 
 
 def test_vgg13_bn_classifies_the_mean_over_what_is_left_of_the_image(vgg: nn.Module) -> None:
     batch = images(2, 3, 64, 64)
     with torch.inference_mode():
-        expected = vgg.classifier(vgg.features(batch).mean((2, 3)))
+        expected = vgg.get_submodule("classifier")(vgg.get_submodule("features")(batch).mean((2, 3)))
         torch.testing.assert_close(vgg(batch), expected)

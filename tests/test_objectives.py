@@ -115,7 +115,7 @@ def test_a_stack_of_trials_gets_the_loss_of_each_trial_alone(name: str) -> None:
     entry = OBJECTIVES[name]
     parameters = inspect.signature(entry).parameters.values()
     vectors = {p.name: torch.linspace(0.2, 0.9, K).double() for p in parameters if isinstance(p.default, float)}
-    shared = [{}] + [{p.name: OTHER[p.name]} for p in parameters if p.name not in vectors]
+    shared: list[dict[str, Any]] = [{}] + [{p.name: OTHER[p.name]} for p in parameters if p.name not in vectors]
     student = student_logits(K)
     for arguments in shared:
         stacked = loss(entry(**vectors, **arguments), student, teacher_logits())

@@ -22,7 +22,7 @@ from kd_tune import analysis, report, results
 from kd_tune.checkpoint import newest
 from kd_tune.ledger import KEPT_CHECKPOINTS, Run, checkpoints_of, replay
 from kd_tune.results import RunTables, plain_name
-from tests.searches import SearchProcess, complaints, toy_search, write_search
+from tests.searches import SearchProcess, complaints, toy_manifest, toy_search, write_search
 
 NUM_TRIALS, NUM_EPOCHS = 24, 6
 
@@ -92,8 +92,7 @@ def test_pareto_front_rises_with_size(tables: RunTables) -> None:
 def test_importance_finds_the_parameter_that_matters(tmp_path: Path) -> None:
     lr = {"float": [0.0, 1.0]}
     search = toy_search(**{"trial.optimizer.lr": lr, "search.scheduler.grace_period": 1, "trial.objective.alpha": 0.5})
-    manifest = {"versions": {}}
-    run = Run.create(tmp_path / "run", yaml.safe_dump(search), manifest)
+    run = Run.create(tmp_path / "run", yaml.safe_dump(search), toy_manifest())
     run.record("started", quota={"distil": 30})
     for number in range(30):
         draw = {"optimizer.lr": number / 30, "student.width": [0.25, 0.5][number % 2]}

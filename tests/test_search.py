@@ -38,7 +38,7 @@ def test_a_search_out_of_time_can_go_on(
     assert damaged is not None
     (damaged / WEIGHTS).write_bytes(b"damaged")
 
-    state = resume(run, 0, Launch(time_budget=8), QUIET)
+    state = resume(run, Launch(time_budget=8), QUIET)
     assert state.trials[0].epoch > reached[0]
     assert sorted(state.trials[0].rows) == list(range(1, state.trials[0].epoch + 1))
     assert state.trials[1].end == "failed"
@@ -49,7 +49,7 @@ def test_a_resumed_run_must_find_its_data_unchanged(finished_run: Path, tmp_path
     other = tmp_path / "other.npz"
     np.savez(other, train_images=np.zeros((60, 16, 16), np.uint8), train_labels=np.arange(60) % 3)
     with pytest.raises(ConfigError, match="the data is not what the run started with"):
-        resume(finished_run, 0, Launch(source=other), QUIET)
+        resume(finished_run, Launch(source=other), QUIET)
     assert complaints(finished_run, 24, 6) == []
 
 

@@ -15,6 +15,7 @@ from kd_tune.ledger import Run, RunState, TrialState
 from kd_tune.scheduler import Referee, RunScheduler
 from kd_tune.searcher import RunSearcher, _to_optuna, next_arm, points_of_arm, propose
 from kd_tune.space import Space, contains
+from tests.searches import toy_manifest
 
 SPACE = Space(
     {
@@ -104,7 +105,7 @@ def test_arms_take_turns_by_their_shares() -> None:
 
 
 def test_what_ray_pickles_holds_nothing_of_the_run(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "run", "search: {}\n", {})
+    run = Run.create(tmp_path / "run", "search: {}\n", toy_manifest())
     run.record("started", quota={"distil": 1})
     searcher = RunSearcher(run, {"distil": SPACE}, SearchConfig())
     scheduler = RunScheduler(run, Referee(SchedulerConfig(), ("distil",), 9))

@@ -67,9 +67,10 @@ def view_of(images: np.ndarray, flip: int, dy: int, dx: int) -> np.ndarray:
 
 
 def asked_by_hand(found: Teacher, images: np.ndarray) -> np.ndarray:
-    mean, std = (np.array(found.record["normalisation"][key]).reshape(-1, 1, 1) for key in ("mean", "std"))
+    mean, std = (np.array(getattr(found.record.normalisation, key)).reshape(-1, 1, 1) for key in ("mean", "std"))
     with torch.inference_mode():
-        return found.network(torch.from_numpy((images / 255 - mean) / std).float()).numpy()
+        logits: np.ndarray = found.network(torch.from_numpy((images / 255 - mean) / std).float()).numpy()
+    return logits
 
 
 def test_a_bank_holds_the_teachers_answer_to_every_view_of_every_image(
@@ -123,7 +124,7 @@ def test_filling_what_is_full_asks_for_nothing(bank: Path, toy_teacher: Teacher,
     calls: list[tuple[int, int]] = []
     soft_targets.fill(bank, toy_teacher, toy_dataset, 4, CPU, lambda done, total: calls.append((done, total)))
     assert calls == []
-    assert soft_targets.missing_images(bank, toy_dataset, 8) == 0
+    assert soft_targets.missing_answers(bank, toy_dataset, 8) == 0
     assert (bank / LOGITS).stat().st_size == 2 * 3 * 8 * len(toy_dataset.train)
     assert opened(bank, toy_teacher, toy_dataset).logits.shape[0] == 8
     assert (bank / LOGITS).stat().st_mtime_ns >= before
@@ -144,7 +145,7 @@ def test_a_fill_that_was_killed_goes_on_to_the_same_bank(
     (bank / LOGITS).write_bytes(whole[:cut])
     write_json(bank / RECORD, record | {"checksums": record["checksums"][: cut // view_bytes]})
     missing = VIEWS * len(toy_dataset.train) - cut // ROW_BYTES
-    assert soft_targets.missing_images(bank, toy_dataset, VIEWS) == missing
+    assert soft_targets.missing_answers(bank, toy_dataset, VIEWS) == missing
 
     soft_targets.fill(bank, toy_teacher, toy_dataset, VIEWS, CPU)
     assert (bank / LOGITS).read_bytes() == whole
@@ -254,7 +255,7 @@ def test_more_views_than_there_are_is_told_with_both_numbers(
 
 
 def test_a_place_without_a_bank_is_told_by_its_file(tmp_path: Path, toy_teacher: Teacher, toy_dataset: Dataset) -> None:
-    assert soft_targets.missing_images(tmp_path, toy_dataset, 2) == 2 * len(toy_dataset.train)
+    assert soft_targets.missing_answers(tmp_path, toy_dataset, 2) == 2 * len(toy_dataset.train) + len(toy_dataset.val)
     with pytest.raises(ConfigError, match=r"bank\.json: cannot be read"):
         opened(tmp_path, toy_teacher, toy_dataset)
 

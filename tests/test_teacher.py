@@ -28,7 +28,7 @@ def folder(tmp_path: Path, toy_dataset: Dataset, save_teacher: SaveTeacher) -> P
 def test_a_teacher_is_read_back_as_it_was_written(folder: Path, toy_dataset: Dataset) -> None:
     first, second = teacher.load(folder, toy_dataset), teacher.load(folder, toy_dataset)
     assert first.fingerprint == second.fingerprint
-    assert first.record["architecture"] == {"name": "digits"}
+    assert first.record.architecture == {"name": "digits"}
     weights = second.network.state_dict()
     assert all(torch.equal(value, weights[key]) for key, value in first.network.state_dict().items())
 
@@ -135,7 +135,7 @@ def test_a_record_that_lacks_something_is_refused(key: str, folder: Path, toy_da
     record = read_json(folder / teacher.RECORD)
     del record[key]
     write_json(folder / teacher.RECORD, record)
-    with pytest.raises(ConfigError, match=r"teacher\.json: not a teacher's record"):
+    with pytest.raises(ConfigError, match=rf"teacher\.json: not a valid record: {key}: Field required"):
         teacher.load(folder, toy_dataset)
 
 
