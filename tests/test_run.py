@@ -184,14 +184,16 @@ def test_tensorboard_shows_scalars_by_epoch_and_hyperparameters(finished_run: Pa
 
 
 def test_tensorboard_shows_a_search_that_is_running(tmp_path: Path, toy_npz: Path) -> None:
-    changes = {"trial.training.num_epochs": 4000, "search.scheduler": {"name": "none"}, "search.num_trials": 2}
-    write_search(tmp_path, toy_search(**changes))
+    write_search(tmp_path, toy_search(**{"search.num_trials": 2000}))
     launch = SearchProcess(tmp_path, "toy.yaml", "--data", str(toy_npz), "--name", "toy")
     run = tmp_path / "runs" / "toy"
     launch.wait_for_epochs(run, 20)
     with tensorboard(run) as address:
-        # Ray writes its logs to the run's folder every ten seconds or so.
-        ready = lambda found: any("ray/tune/val_accuracy" in tags for tags in found.values())  # noqa: E731
-        ask(f"{address}/data/plugin/scalars/tags", 90, ready)
+        # Ray writes its logs to the run's folder every ten seconds or so, hyperparameters when a trial ends.
+        scalars = ask(f"{address}/data/plugin/scalars/tags", 90, lambda found: any(found.values()))
+        assert any("ray/tune/val_accuracy" in tags for tags in scalars.values())
+        hparams = f"{address}/data/plugin/hparams/experiment"
+        experiment = ask(hparams, 90, lambda found: found.get("hparamInfos"), body={})
+        assert "optimizer.lr" in {info["name"] for info in experiment["hparamInfos"]}
     launch.interrupt()
     assert launch.wait() == 75
