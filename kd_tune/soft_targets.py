@@ -106,6 +106,7 @@ def fill(
             with written_whole(folder / VAL_LOGITS) as temporary, temporary.open("wb") as file:
                 np.save(file, val)
         _append_views(folder, record, answers, dataset, views, device, progress)
+    teacher.network.cpu()  # trials may want the device's memory
 
 
 def open_bank(folder: Path, fingerprint: str, num_images: int, num_classes: int, views: int) -> Bank:

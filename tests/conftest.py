@@ -13,13 +13,15 @@ from hypothesis import settings
 from rich.console import Console
 from torch import nn
 
-from kd_tune import teacher
+from kd_tune import soft_targets, teacher
 from kd_tune.catalog import build_network
 from kd_tune.config import load_search_file
 from kd_tune.data import Dataset, npz
+from kd_tune.models import STUDENTS
 from kd_tune.paths import CACHE_VARIABLE
 from kd_tune.search import Launch, start
 from tests.searches import toy_search, write_search
+from tests.training import CPU, VIEWS, Forgetful
 
 # Derandomised: a verdict follows from the code alone. No deadline: a loaded machine is no failure.
 settings.register_profile("kd_tune", max_examples=30, deadline=None, derandomize=True)
@@ -112,6 +114,23 @@ def save_teacher() -> Callable[..., Path]:
         return folder
 
     return save
+
+
+@pytest.fixture(scope="session")
+def bank_folder(
+    tmp_path_factory: pytest.TempPathFactory, toy_dataset: Dataset, save_teacher: Callable[..., Path]
+) -> Path:
+    """The toy's bank: the answers of an untrained teacher to the first `VIEWS` views."""
+    found = teacher.load(save_teacher(tmp_path_factory.mktemp("engine") / "teacher", toy_dataset), toy_dataset)
+    folder = tmp_path_factory.mktemp("engine") / "bank"
+    soft_targets.fill(folder, found, toy_dataset, VIEWS, CPU)
+    return folder
+
+
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A student more in the table, for the test that asks for it."""
+    monkeypatch.setitem(STUDENTS, "forgetful", Forgetful)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Training: the same numbers bit for bit from the same seed, whole or in pieces; views, rates, divergence, checkpoints.
+"""Training: the same numbers bit for bit from the same seed; views, rates, divergence, and what a row tells.
 
 Shapes: B batch, N training images, V views, C classes.
 """
@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import pickle
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,67 +15,23 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from kd_tune import checkpoint, soft_targets, teacher
+from kd_tune import soft_targets
 from kd_tune.augment import view_table
-from kd_tune.catalog import check_trial
-from kd_tune.config import Source, parse_search_file
 from kd_tune.data import Dataset, Images
 from kd_tune.engine import State, TrialData, train
 from kd_tune.errors import ConfigError
-from kd_tune.host import open_trial
 from kd_tune.losses import expected_calibration_error
 from kd_tune.models import STUDENTS
 from kd_tune.optimizers import OPTIMIZERS, SCHEDULES
 from kd_tune.paths import read_json
-from kd_tune.records import Assignment, EpochRow, finite_or_none
 from kd_tune.soft_targets import Bank
+from tests.training import CPU, HINTON, KINDS, VIEWS, Forgetful, curve, every_kind, run, trial
 
-CPU = torch.device("cpu")
-CLOCK = ("seconds", "images_per_second", "restored")  # all that may differ between two trainings from one seed
 GOLDEN = Path(__file__).parent / "golden" / "toy_curve.txt"
-VIEWS = 8
 
-Sections = Mapping[str, Mapping[str, Any]]
-
-
-def trial(**sections: Mapping[str, Any]) -> dict[str, Any]:
-    """A short trial; a section given is laid over the default one."""
-    base: dict[str, dict[str, Any]] = {
-        "dataset": {"name": "npz"},
-        "student": {"name": "studentnet", "width": 0.5},
-        "objective": {"name": "cross_entropy"},
-        "optimizer": {"name": "sgd", "lr": 0.05, "weight_decay": 1e-3},
-        "training": {"num_epochs": 5, "batch_size": 25, "views": 1},
-    }
-    return {
-        key: dict(value if "name" in value else base[key] | dict(value)) for key, value in (base | sections).items()
-    }
-
-
-def numbers(row: EpochRow) -> dict[str, Any]:
-    """What two trainings from one seed must agree on to the last bit; NaN, unequal to itself, as None."""
-    return {key: value for key, value in finite_or_none(asdict(row)).items() if key not in CLOCK}
-
-
-def curve(rows: list[EpochRow]) -> list[dict[str, Any]]:
-    return [numbers(row) for row in rows]
-
-
-def run(config: Mapping[str, Any], data: TrialData, seed: int = 0) -> list[EpochRow]:
-    return [row for row, _ in train(config, data, seed)]
-
-
-@pytest.fixture(scope="module")
-def bank_folder(
-    tmp_path_factory: pytest.TempPathFactory, toy_dataset: Dataset, save_teacher: Callable[..., Path]
-) -> Path:
-    found = teacher.load(save_teacher(tmp_path_factory.mktemp("engine") / "teacher", toy_dataset), toy_dataset)
-    folder = tmp_path_factory.mktemp("engine") / "bank"
-    soft_targets.fill(folder, found, toy_dataset, VIEWS, CPU)
-    return folder
+pytestmark = pytest.mark.usefixtures("forgetful")
 
 
 @pytest.fixture(scope="module")
@@ -90,38 +43,6 @@ def bank(bank_folder: Path, toy_dataset: Dataset) -> Bank:
 @pytest.fixture(scope="module")
 def data(toy_dataset: Dataset, bank: Bank) -> TrialData:
     return TrialData(toy_dataset, bank, CPU)
-
-
-class Forgetful(nn.Module):
-    """One hidden layer with dropout, which draws from torch's global generator."""
-
-    def __init__(self, num_classes: int = 10, in_channels: int = 3, image_size: int = 32) -> None:
-        super().__init__()
-        self.hidden = nn.Linear(in_channels * image_size**2, 16)
-        self.dropout = nn.Dropout(0.5)
-        self.last = nn.Linear(16, num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.last(self.dropout(self.hidden(images.flatten(1)).relu()))
-        return logits
-
-
-@pytest.fixture(autouse=True)
-def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A student more in the table, for this file."""
-    monkeypatch.setitem(STUDENTS, "forgetful", Forgetful)
-
-
-HINTON = {"name": "hinton", "alpha": 0.7, "temperature": 3.0}
-KINDS: dict[str, Sections] = {
-    "sgd": {},
-    "adamw": {"optimizer": {"name": "adamw", "lr": 0.003}},
-    "teacher and views": {"objective": HINTON, "training": {"views": VIEWS}},
-    "batch norm": {"student": {"name": "digits"}, "objective": HINTON, "training": {"views": VIEWS, "num_epochs": 3}},
-    "batch norm, adamw": {"student": {"name": "digits"}, "optimizer": {"name": "adamw"}, "training": {"num_epochs": 3}},
-    "dropout": {"student": {"name": "forgetful"}, "training": {"views": 162}},
-}
-every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def test_every_optimizer_of_the_table_is_in_this_suite() -> None:
@@ -184,200 +105,12 @@ def test_a_student_learns_the_toy(data: TrialData) -> None:
     assert rows[-1].val_accuracy > 0.9
 
 
-@pytest.fixture
-def assignment(tmp_path: Path, toy_npz: Path, bank_folder: Path) -> Callable[..., Assignment]:
-    """`assignment(config, name, **changes)`: a trial of the toy whose checkpoints go to a folder of that name."""
-
-    def make(config: dict[str, Any], name: str = "checkpoints", **changes: Any) -> Assignment:
-        needs_bank = config["objective"]["name"] == "hinton"
-        whole = Assignment(
-            number=3,
-            arm="distil",
-            trial=config,
-            seed=5,
-            checkpoints=str(tmp_path / name),
-            source=str(toy_npz),
-            bank=str(bank_folder) if needs_bank else None,
-        )
-        return replace(whole, **changes)
-
-    return make
-
-
-def first(rows: Iterator[EpochRow], count: int) -> list[EpochRow]:
-    """So many rows; then the training is gone, as if its process had been killed."""
-    taken = [next(rows) for _ in range(count)]
-    rows.close()  # type: ignore[attr-defined]
-    return taken
-
-
-@every_kind
-def test_a_training_that_goes_on_gives_the_rows_and_weights_of_one_left_alone(
-    kind: str, assignment: Callable[..., Assignment]
-) -> None:
-    config = trial(**KINDS[kind])
-    last = config["training"]["num_epochs"]
-    at = last - 2  # killed an epoch after its last checkpoint
-    alone = assignment(config, "alone", checkpoint_epochs=(at, last))
-    cut = assignment(config, "cut", checkpoint_epochs=(at, last))
-    uninterrupted = list(open_trial(alone))
-    before = first(open_trial(cut), at + 1)
-    after = list(open_trial(cut))
-    assert curve(before) == curve(uninterrupted[: at + 1])
-    assert curve(after) == curve(uninterrupted[at - 1 :])
-    assert [row.restored for row in after] == [True, False, False]
-    one, other = (
-        load_file(checkpoint.newest(Path(a.checkpoints)) / checkpoint.WEIGHTS)  # type: ignore[operator]
-        for a in (alone, cut)
-    )
-    assert all(torch.equal(one[key], other[key]) for key in one)
-
-
-def test_a_training_that_is_cut_after_every_epoch_gives_the_same_rows(assignment: Callable[..., Assignment]) -> None:
-    uninterrupted = list(open_trial(assignment(trial(), "alone")))
-    cut = assignment(trial(), "cut", checkpoint_seconds=0.0)
-    pieces = [first(open_trial(cut), 1)[-1]] + [first(open_trial(cut), 2)[-1] for _ in range(4)]
-    assert curve(pieces) == curve(uninterrupted)
-
-
-def test_a_finished_trial_gives_its_last_row_again_and_ends(assignment: Callable[..., Assignment]) -> None:
-    finished = assignment(trial(), checkpoint_epochs=(5,))
-    rows = list(open_trial(finished))
-    (again,) = open_trial(finished)
-    assert again.restored
-    assert numbers(again) == numbers(rows[-1])
-
-
-def test_a_checkpoint_is_there_before_its_row_is_given_out(assignment: Callable[..., Assignment]) -> None:
-    cut = assignment(trial(), checkpoint_epochs=(2,))
-    first(open_trial(cut), 2)
-    found = checkpoint.newest(Path(cut.checkpoints))
-    assert found is not None
-    assert checkpoint.epoch_of(found) == 2
-
-
-def test_checkpoints_come_at_rungs_only_until_their_time_is_up(assignment: Callable[..., Assignment]) -> None:
-    quiet = assignment(trial(), "quiet", checkpoint_epochs=())
-    busy = assignment(trial(), "busy", checkpoint_seconds=0.0)
-    assert len(list(open_trial(quiet))) == len(list(open_trial(busy))) == 5
-    assert checkpoint.newest(Path(quiet.checkpoints)) is None
-    assert [path.name for path in Path(busy.checkpoints).iterdir()] == ["epoch_0005"], "older ones are deleted"
-
-
-def test_a_checkpoint_that_was_not_finished_is_passed_over(assignment: Callable[..., Assignment]) -> None:
-    cut = assignment(trial(), checkpoint_epochs=(2,))
-    first(open_trial(cut), 2)
-    folder = Path(cut.checkpoints)
-    (folder / ".epoch_0003.1234abcd.tmp").mkdir()
-    (folder / "epoch_0004.tmp").mkdir()
-    assert next(open_trial(cut)).epoch == 2
-
-
-@pytest.mark.parametrize("name", [checkpoint.WEIGHTS, checkpoint.STATE, checkpoint.TRIAL])
-@pytest.mark.parametrize("kept", [0.0, 0.3, 0.9, None], ids=["empty", "a third", "nearly all", "missing"])
-def test_a_damaged_checkpoint_is_refused_by_its_file(
-    name: str, kept: float | None, assignment: Callable[..., Assignment]
-) -> None:
-    cut = assignment(trial(), checkpoint_epochs=(2,))
-    first(open_trial(cut), 2)
-    path = Path(cut.checkpoints) / "epoch_0002" / name
-    content = path.read_bytes()
-    path.unlink()
-    if kept is not None:
-        path.write_bytes(content[: int(kept * len(content))])
-    with pytest.raises(ConfigError) as caught:
-        list(open_trial(cut))
-    assert str(caught.value).startswith(f"{path}: ")
-
-
-class Trap:
-    """Unpickled, it makes a folder."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.target),)
-
-
-@pytest.mark.parametrize(
-    "wrap", [torch.save, lambda trap, path: path.write_bytes(pickle.dumps(trap, protocol=2))], ids=["zip", "raw"]
-)
-def test_code_in_a_checkpoint_is_not_run(
-    wrap: Callable[..., Any], assignment: Callable[..., Assignment], tmp_path: Path
-) -> None:
-    cut = assignment(trial(), checkpoint_epochs=(2,))
-    first(open_trial(cut), 2)
-    wrap(Trap(tmp_path / "sprung"), Path(cut.checkpoints) / "epoch_0002" / checkpoint.STATE)
-    with pytest.raises(ConfigError, match=r"state\.pt: cannot be read"):
-        list(open_trial(cut))
-    assert not (tmp_path / "sprung").exists()
-
-
-def test_a_checkpoints_trial_is_a_trial_that_can_be_searched_again(assignment: Callable[..., Assignment]) -> None:
-    done = assignment(trial(), checkpoint_epochs=(5,))
-    list(open_trial(done))
-    record = read_json(Path(done.checkpoints) / "epoch_0005" / checkpoint.TRIAL)
-    again = parse_search_file({"trial": record["trial"]}, Source("trial.json", {}))
-    assert check_trial(again.trial, again.source) == []
-    assert (record["number"], record["arm"], record["seed"]) == (3, "distil", 5)
-    assert record["input"] == {"num_classes": 3, "in_channels": 1, "image_size": 16}
-    assert record["row"]["epoch"] == 5
-
-
-def test_what_a_trial_leaves_out_of_its_training_section_has_defaults(assignment: Callable[..., Assignment]) -> None:
-    config = trial() | {"training": {"num_epochs": 1, "batch_size": 25}}
-    assert curve(list(open_trial(assignment(config, "short")))) == curve(
-        list(open_trial(assignment(trial(training={"num_epochs": 1}), "long")))
-    )
-
-
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_diverging_trial_ends_with_a_row_that_says_so(optimizer: str, data: TrialData) -> None:
     rows = run(trial(optimizer={"name": optimizer, "lr": 1e6}, training={"num_epochs": 40}), data)
     assert len(rows) < 40
     assert [row.diverged for row in rows] == [False] * (len(rows) - 1) + [True]
     assert not (math.isfinite(rows[-1].train_loss) and math.isfinite(rows[-1].val_loss))
-
-
-def test_a_trial_that_diverged_gives_that_row_again_and_no_more(assignment: Callable[..., Assignment]) -> None:
-    config = trial(optimizer={"lr": 1e6}, training={"num_epochs": 40})
-    rows = list(open_trial(assignment(config)))
-    (again,) = open_trial(assignment(config))
-    assert again.diverged
-    assert again.restored
-    assert numbers(again) == numbers(rows[-1])
-
-
-def test_a_row_read_back_holds_nan_where_json_could_not(assignment: Callable[..., Assignment]) -> None:
-    config = trial(optimizer={"lr": 1e6}, training={"num_epochs": 40})
-    list(open_trial(assignment(config)))
-    (again,) = open_trial(assignment(config))
-    values = [value for key, value in again.to_metrics().items() if key.startswith(("train_loss", "val_"))]
-    assert all(isinstance(value, float) for value in values), again.to_metrics()
-
-
-def test_one_cycle_rises_in_a_line_for_a_quarter_and_falls_along_a_cosine() -> None:
-    rate = SCHEDULES["one_cycle"]
-    assert rate(0.0) == pytest.approx(1 / 25)
-    assert rate(0.125) == pytest.approx(0.52)
-    assert rate(0.25) == pytest.approx(1.0)
-    assert rate(0.25 - 1e-9) == pytest.approx(1.0)
-    assert rate(0.625) == pytest.approx(0.5)
-    assert rate(1.0) == pytest.approx(0.0, abs=1e-12)
-
-
-def test_cosine_falls_from_one_to_zero_and_constant_does_not() -> None:
-    assert [SCHEDULES["cosine"](p) for p in (0.0, 0.5, 1.0)] == pytest.approx([1.0, 0.5, 0.0])
-    assert SCHEDULES["cosine"](1 / 3) == pytest.approx(0.75)
-    assert [SCHEDULES["constant"](p) for p in (0.0, 0.5, 1.0)] == [1.0, 1.0, 1.0]
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_a_schedule_stays_between_nothing_and_the_peak(name: str) -> None:
-    values = [SCHEDULES[name](step / 1000) for step in range(1001)]
-    assert min(values) >= 0
-    assert max(values) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
