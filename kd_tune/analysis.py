@@ -32,11 +32,15 @@ def best(tables: RunTables, top: int = 1, ended: bool = False) -> pd.DataFrame:
 
 
 def best_by_student(tables: RunTables) -> pd.DataFrame:
-    """The best validation accuracy of every arm at every size of student: a row a size, a column an arm."""
-    ranked = usable(tables)
-    table = ranked.pivot_table(index="num_parameters", columns="arm", values=METRIC, aggfunc="max")
-    arms = [arm for arm in tables.state.quota if arm in table]
-    return table[arms].sort_index().rename_axis(columns=None).reset_index()
+    """The best trial of every arm at every size of student: a row each, smallest student first.
+
+    `epoch` belongs to the figure: a trial that was stopped early had no chance to get further, so figures of different
+    epochs do not compare.
+    """
+    first = usable(tables).groupby(["num_parameters", "arm"], as_index=False).first()
+    order = {arm: place for place, arm in enumerate(tables.state.quota)}
+    first = first.sort_values(["num_parameters", "arm"], key=lambda column: column.map(order).fillna(column))
+    return first[["num_parameters", "arm", METRIC, "epoch", "number"]].reset_index(drop=True)
 
 
 def outcomes(tables: RunTables) -> pd.DataFrame:
@@ -60,7 +64,7 @@ def pareto(tables: RunTables) -> pd.DataFrame:
         trials = trials[trials["arm"] == arm].sort_values(["num_parameters", METRIC], ascending=[True, False])
         highest = trials[METRIC].cummax().shift(fill_value=-1.0)
         fronts.append(trials[trials[METRIC] > highest])
-    columns = ["arm", "number", "num_parameters", METRIC]
+    columns = ["arm", "number", "num_parameters", METRIC, "status"]
     return pd.concat(fronts)[columns].reset_index(drop=True)
 
 

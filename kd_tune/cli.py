@@ -25,11 +25,17 @@ if TYPE_CHECKING:
 DONE, USAGE, NOTHING, RESUMABLE = 0, 2, 3, 75
 DEFAULT_SEARCH = Path("search_spaces/mnist5k.yaml")
 
+HELP = """Hyperparameter search for knowledge distillation.
+
+Exit codes: 0 done, 2 usage or configuration, 3 no usable trial, 75 stopped and can be resumed."""
+
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split(".")[0]
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=HELP
 )
-teacher_app = typer.Typer(no_args_is_help=True, help="Train a teacher, or measure one on the test set.")
-data_app = typer.Typer(no_args_is_help=True, help="Fetch data sets.")
+teacher_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Train a teacher, or measure one on the test set."
+)
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Fetch data sets.")
 app.add_typer(teacher_app, name="teacher")
 app.add_typer(data_app, name="data")
 
@@ -72,19 +78,21 @@ def search(
                 "only --extend, --data, --address and --time-budget go with it"
             )
         folder = resume
-        with _stoppable(f"go on with: python run_search.py --resume {folder}"):
+        with _stoppable(f"go on with: {_interpreter()} run_search.py --resume {folder}"):
             state = searching.resume(folder, launch, console)
     else:
         if extend:
             raise ConfigError("--extend adds trials to a run: name it with --resume RUN")
         path = file or DEFAULT_SEARCH
+        if file is None and not path.exists():
+            raise ConfigError("name a search file: kd-tune search FILE.yaml")
         folder = runs / (name or f"{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}")
         if name is not None and not re.fullmatch(r"\w[\w.-]*", name):
             raise ConfigError(f"--name {name}: letters, digits, '.', '_' and '-' only, and no '.' or '-' first")
         advice = f"go on with --resume {folder} if there is such a run by now, or else with the same command"
         with _stoppable(advice):
             state = searching.start(load_search_file(path, overrides or [], num_trials), folder, launch, console)
-    with _stoppable(f"the search itself has ended; python analyze.py {folder} writes its report"):
+    with _stoppable(f"the search itself has ended; {_interpreter()} analyze.py {folder} writes its report"):
         code = _conclude(folder, state, console)
     raise typer.Exit(code)
 
@@ -188,11 +196,18 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
-def main(arguments: list[str] | None = None) -> Any:
-    """Runs a command; turns errors that a person can mend into a message and an exit code."""
+def main(arguments: list[str] | None = None, command: str | None = None, name: str | None = None) -> Any:
+    """Runs a command line; turns errors that a person can mend into a message and an exit code.
+
+    Args:
+        arguments: of the command line; None: this process's.
+        command: run this command alone, under `name`; None: `kd-tune` with all of them.
+        name: of the program, in its help.
+    """
     os.umask(0o077)
+    program: Any = typer.main.get_command(app)
     try:
-        return app(args=arguments, standalone_mode=True)
+        return (program if command is None else program.commands[command])(args=arguments, prog_name=name)
     except ConfigError as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
@@ -205,14 +220,20 @@ def _console() -> Console:
     return Console(width=width, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
+def _interpreter() -> str:
+    """This Python as a person would type it from here."""
+    path = Path(sys.executable)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else "python"
+
+
 def search_main() -> Any:
     """The door of `run_search.py`."""
-    return main(["search", *sys.argv[1:]])
+    return main(sys.argv[1:], "search", "run_search.py")
 
 
 def analyze_main() -> Any:
     """The door of `analyze.py`."""
-    return main(["analyze", *sys.argv[1:]])
+    return main(sys.argv[1:], "analyze", "analyze.py")
 
 
 def _conclude(folder: Path, state: RunState, console: Console) -> int:
@@ -221,14 +242,14 @@ def _conclude(folder: Path, state: RunState, console: Console) -> int:
 
     unfinished = len(state.unfinished()) + state.num_missing()
     usable = any(trial.usable for trial in state.trials.values())
-    if state.trials:
+    if usable:
         path = report.write(folder, console)
         console.print(f"report: {path}")
         if usable and not unfinished:
             _export(folder, folder / "export", 1, console, replace=True)
     if unfinished:
-        console.print(f"{unfinished} trials are left; go on with:")
-        console.print(f"  python run_search.py --resume {folder}")
+        console.print(f"stopped; {unfinished} trials are left; go on with:")
+        console.print(f"  {_interpreter()} run_search.py --resume {folder}")
         return RESUMABLE
     if not usable:
         print(f"error: no trial of {folder} gave a figure; its ledger says why", file=sys.stderr)

@@ -12,7 +12,7 @@ mpl.use("Agg")
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 
 from kd_tune import analysis
 from kd_tune.records import METRIC
@@ -21,6 +21,7 @@ from kd_tune.results import RunTables
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 TICKS = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995, 0.998, 0.999)
+LEGEND = "filled: trained to the end; hollow: stopped earlier"
 CEILING = 0.9995  # an accuracy of 1 has no place on the scale of halvings
 
 
@@ -66,13 +67,15 @@ def accuracy_by_parameters(tables: RunTables) -> Figure:
     for arm, colour, marker in zip(tables.state.quota, COLOURS, MARKERS, strict=False):
         mine, front = trials[trials["arm"] == arm], fronts[fronts["arm"] == arm]
         axes.scatter(mine["num_parameters"], mine[METRIC], s=14, color=colour, marker=marker, alpha=0.35, linewidths=0)
-        axes.plot(front["num_parameters"], front[METRIC], color=colour, marker=marker, label=arm)
+        axes.plot(front["num_parameters"], front[METRIC], color=colour, linewidth=1, alpha=0.6)
+        _scatter(axes, front["num_parameters"], front, colour, marker, arm)
     axes.set_xscale("log")
     sizes = sorted(trials["num_parameters"].unique())
     if len(sizes) <= 8:
         axes.set_xticks(sizes, [f"{int(size):,}" for size in sizes])
         axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("parameters of the student")
+    axes.set_title(LEGEND, fontsize=9, color="0.4")
     axes.set_ylabel("validation accuracy")
     _finish(figure, [axes], tables)
     return figure
@@ -104,20 +107,26 @@ def by_parameter(tables: RunTables, parameter: str) -> Figure:
             places = mine[parameter].map(options.index) + 0.2 * (place - (len(tables.state.quota) - 1) / 2)
         else:
             places = mine[parameter]
-        ended = mine["status"] == "completed"
-        axes.scatter(places[ended], mine[METRIC][ended], color=colour, marker=marker, label=arm)
-        axes.scatter(
-            places[~ended], mine[METRIC][~ended], marker=marker, facecolors="none", edgecolors=colour, alpha=0.6
-        )
+        _scatter(axes, places, mine, colour, marker, arm)
     if options:
         axes.set_xticks(range(len(options)), [str(option) for option in options])
     elif analysis.is_logarithmic(tables, parameter):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(parameter)
     axes.set_ylabel("validation accuracy, last epoch")
-    axes.set_title("filled: trained to the end; hollow: stopped earlier", fontsize=9, color="0.4")
+    axes.set_title(LEGEND, fontsize=9, color="0.4")
     _finish(figure, [axes], tables)
     return figure
+
+
+def _scatter(axes: Axes, places: pd.Series, trials: pd.DataFrame, colour: str, marker: str, label: str) -> None:
+    """Trials at their accuracies: filled if they were trained to the end, hollow if they were stopped earlier."""
+    ended = trials["status"] == "completed"
+    axes.scatter(places[ended], trials[METRIC][ended], color=colour, marker=marker, label=label)
+    axes.scatter(places[~ended], trials[METRIC][~ended], marker=marker, facecolors="none", edgecolors=colour, alpha=0.6)
 
 
 def _figure(columns: int, width: float, height: float = 4.0) -> tuple[Figure, list[Axes]]:

@@ -13,7 +13,7 @@ from rich.table import Table
 from kd_tune import analysis, plots, results
 from kd_tune.ledger import SEARCH_FILE
 from kd_tune.paths import written_whole
-from kd_tune.records import ARMS, METRIC
+from kd_tune.records import METRIC
 from kd_tune.results import RunTables
 from kd_tune.watch import duration, short
 
@@ -66,7 +66,7 @@ def _print(tables: RunTables, sections: dict[str, pd.DataFrame], console: Consol
             f"  {row['arm']}: {row[METRIC]:.2%} (trial {row['number']}, {size}) {configuration}",
         )
     for title, frame in (
-        ("The best of each arm at every size of student", sections["best_by_student"]),
+        ("The best of each arm at every size of student (after so many epochs)", _pivot(sections["best_by_student"])),
         ("How trials ended", sections["outcomes"]),
     ):
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, title_style="bold")
@@ -79,6 +79,15 @@ def _print(tables: RunTables, sections: dict[str, pd.DataFrame], console: Consol
     console.print()
 
 
+def _pivot(best_by_student: pd.DataFrame) -> pd.DataFrame:
+    """A row a size of student, a column an arm; each figure with the epochs that it took."""
+    rows: dict[int, dict[str, Any]] = {}
+    for row in best_by_student.to_dict("records"):
+        size = rows.setdefault(row["num_parameters"], {"num_parameters": row["num_parameters"]})
+        size[row["arm"]] = f"{row[METRIC]:.2%} ({row['epoch']})"
+    return pd.DataFrame(list(rows.values()))
+
+
 def _page(tables: RunTables, sections: dict[str, pd.DataFrame], pictures: list[str]) -> str:
     # Markdown, not HTML: tables escape what would break them, in `_markdown`.
     template = jinja2.Template(
@@ -89,6 +98,7 @@ def _page(tables: RunTables, sections: dict[str, pd.DataFrame], pictures: list[s
         keep_trailing_newline=True,
     )
     markdown = {name: _markdown(table) for name, table in sections.items()}
+    markdown["best_by_student"] = _markdown(_pivot(sections["best_by_student"]))
     winner = analysis.best(tables)
     page: str = template.render(
         run=tables.folder.name,
@@ -125,7 +135,7 @@ def _markdown(frame: pd.DataFrame) -> str:
 def _cell(column: Any, value: Any) -> str:
     if value is None or (isinstance(value, float) and pd.isna(value)):
         return ""
-    if isinstance(value, float) and (column in PERCENT or column in ARMS):
+    if isinstance(value, float) and column in PERCENT:
         return f"{value:.2%}"
     if column == "num_parameters":
         return f"{int(value):,}"

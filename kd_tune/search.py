@@ -32,6 +32,7 @@ from kd_tune.ledger import (
     Manifest,
     Run,
     RunState,
+    TrialState,
     already_there,
     checkpoints_of,
     no_run,
@@ -254,10 +255,16 @@ def _announce(run: Run, file: SearchFile, referee: Referee, console: Console) ->
     if run.state.trials:
         ended = sum(trial.end is not None for trial in run.state.trials.values())
         console.print(
-            f"going on: {ended} trials have ended, {len(run.state.unfinished())} continue, "
+            f"going on: {ended} trials have ended, {_numbers(run.state.unfinished())} continue, "
             f"{run.state.num_missing()} are still to come"
         )
     console.print(f"watch: tensorboard --logdir {run.folder}")
+
+
+def _numbers(trials: list[TrialState]) -> str:
+    """How many trials, and which."""
+    names = ", ".join(str(trial.number) for trial in trials)
+    return f"{len(trials)} (trial {names})" if trials else "none"
 
 
 class _CheckpointKeeper:

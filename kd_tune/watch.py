@@ -52,7 +52,7 @@ class Advance:
         self._shown = now
         here = done - self._first
         eta = f", {duration((now - self._began) / here * (total - done))} left" if here and done < total else ""
-        self._console.print(f"{self._title} {done}/{total}{eta} {note}".rstrip())
+        self._console.print(f"{self._title} {done}/{total}" + (f", {note}" if note else "") + eta)
 
 
 @contextmanager
@@ -93,7 +93,8 @@ class Watch:
         self._began = time.monotonic()
         self._epochs_here = 0
         self._shown = self._began
-        self._best: dict[str, float] = {}
+        bests = {arm: best_trial([trial for trial in state.of_arm(arm) if trial.end]) for arm in state.quota}
+        self._best = {arm: best.value or 0.0 for arm, best in bests.items() if best is not None}
 
     def __call__(self, event: Event, state: RunState) -> None:
         """Listens to a run: counts epochs, and in a log prints what a person would want to know."""
