@@ -63,6 +63,16 @@ class Manifest(Record):
     hardware: dict[str, Any]
 
 
+# What the fold relies on; a ledger comes from a file.
+_FIELD_TYPES: dict[str, dict[str, type]] = {
+    records.STARTED: {"quota": dict},
+    records.EXTENDED: {"num_trials": int},
+    records.PROPOSED: {"trial": int, "arm": str, "draw": dict},
+    records.EPOCH: {"trial": int, "attempt": int, "epoch": int},
+    records.STOPPED: {"trial": int, "reason": str},
+}
+
+
 @dataclass
 class TrialState:
     """A trial as the ledger has it.
@@ -122,6 +132,9 @@ class RunState:
     def apply(self, event: Event) -> None:
         """Folds one event in; kinds that change no state are passed over."""
         kind = event["event"]
+        for name, expected in _FIELD_TYPES.get(kind, {}).items():
+            if type(event[name]) is not expected:
+                raise TypeError(f"{name} must be of type {expected.__name__}")
         if kind == records.STARTED:
             self.launches += 1
             self.quota = self.quota or dict(event["quota"])

@@ -13,7 +13,7 @@ from rich.table import Table
 from kd_tune import analysis, plots, results
 from kd_tune.ledger import SEARCH_FILE
 from kd_tune.paths import written_whole
-from kd_tune.records import METRIC
+from kd_tune.records import ARMS, METRIC
 from kd_tune.results import RunTables
 from kd_tune.watch import duration, short
 
@@ -85,7 +85,8 @@ def _pivot(best_by_student: pd.DataFrame) -> pd.DataFrame:
     for row in best_by_student.to_dict("records"):
         size = rows.setdefault(row["num_parameters"], {"num_parameters": row["num_parameters"]})
         size[row["arm"]] = f"{row[METRIC]:.2%} ({row['epoch']})"
-    return pd.DataFrame(list(rows.values()))
+    arms = [arm for arm in ARMS if arm in set(best_by_student["arm"])]
+    return pd.DataFrame(list(rows.values()), columns=["num_parameters", *arms])
 
 
 def _page(tables: RunTables, sections: dict[str, pd.DataFrame], pictures: list[str]) -> str:

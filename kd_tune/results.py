@@ -76,7 +76,7 @@ def _trials(state: RunState) -> pd.DataFrame:
                 **{plain_name(name): value for name, value in trial.draw.items()},
                 **metrics,
                 "epoch": trial.epoch,
-                "train_seconds": sum(row["seconds"] for row in trial.rows.values()),
+                "train_seconds": sum(row.get("seconds") or 0.0 for row in trial.rows.values()),
             }
         )
     columns = ["number", "arm", "status", "attempt", "error", "epoch", METRIC, "num_parameters", "train_seconds"]
