@@ -114,7 +114,7 @@ def train(
         ConfigError: the trial does not fit the data.
     """
     training = TrainingConfig.model_validate(trial["training"])
-    check_fit(trial, training, data.dataset)
+    check_fit(training, data.dataset)
     objective = build_objective(trial["objective"])
     if objective.needs_teacher and data.teacher_logits is None:
         raise ConfigError(f"{trial['objective']['name']} needs a teacher; add trial.teacher")
@@ -153,7 +153,7 @@ def train(
             return
 
 
-def check_fit(trial: Mapping[str, Any], training: TrainingConfig, dataset: Dataset) -> None:
+def check_fit(training: TrainingConfig, dataset: Dataset) -> None:
     """Raises ConfigError if a trial asks for views or batches that its data set does not have."""
     problems = []
     num_views = len(view_table(dataset.flips))

@@ -151,7 +151,7 @@ def train_teacher(
         ConfigError: the recipe does not fit the data, somebody else is training this teacher, an unfinished training of
             another recipe lies in the way, or the training diverged.
     """
-    check_fit(trial, TrainingConfig.model_validate(trial["training"]), dataset)
+    check_fit(TrainingConfig.model_validate(trial["training"]), dataset)
     work = folder.with_name(folder.name + ".training")
     began = time.monotonic()
     with exclusive(folder.with_name(folder.name + ".lock"), f"{folder}: another process is training this teacher"):

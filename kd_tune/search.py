@@ -162,7 +162,7 @@ def check_draws(spaces: Mapping[str, Space], dataset: Dataset, seed: int) -> Non
         for _ in range(CHECKED_DRAWS if space.parameters() else 1):
             trial = space.fill(space.suggest(study.ask()))
             try:
-                check_fit(trial, TrainingConfig.model_validate(trial["training"]), dataset)
+                check_fit(TrainingConfig.model_validate(trial["training"]), dataset)
                 build_objective(trial["objective"])
                 build_student(trial["student"], dataset)
             except ConfigError as error:

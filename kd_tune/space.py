@@ -83,10 +83,6 @@ class Space:
             raise ValueError(f"the grid has {size:,} cells, but at most {MAX_GRID:,} are allowed; take fewer values")
         return list(_grid(self.template, ""))
 
-    def values(self, name: str) -> list[Any]:
-        """The values of a parameter that has finitely many."""
-        return _values(self.parameters()[name])
-
     def distributions(self, draw: Draw) -> dict[str, optuna.distributions.BaseDistribution]:
         """Optuna's distributions of the parameters that a draw uses."""
         return {name: _distribution(leaf) for name, leaf in self.active(draw).items()}
