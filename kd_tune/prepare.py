@@ -39,8 +39,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "compact": {
         "objective": {"name": "label_smoothing", "smoothing": 0.1},
-        "optimizer": {"name": "sgd", "lr": 0.3, "weight_decay": 5e-4},
-        "training": {"num_epochs": 24, "batch_size": 512, "views": 162},
+        "optimizer": {"name": "sgd", "lr": 0.6, "momentum": 0.85, "weight_decay": 1.3e-3},
+        "training": {"num_epochs": 30, "batch_size": 512, "views": 162},
     },
     "vgg13_bn": {
         "objective": {"name": "label_smoothing", "smoothing": 0.1},

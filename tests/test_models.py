@@ -89,8 +89,8 @@ def test_an_image_is_answered_alike_in_any_company(name: str) -> None:
 def test_every_parameter_receives_a_gradient(name: str) -> None:
     network = build(name, num_classes=10, in_channels=3, image_size=32).train()
     F.cross_entropy(network(images(4, 3, 32, 32)), torch.arange(4)).backward()
-    without = [key for key, parameter in network.named_parameters() if parameter.grad is None]
-    assert without == []
+    learnt = [(key, parameter) for key, parameter in network.named_parameters() if parameter.requires_grad]
+    assert [key for key, parameter in learnt if parameter.grad is None] == []
 
 
 def test_studentnet_is_the_studys_network() -> None:
@@ -122,6 +122,40 @@ def test_width_multiplies_every_hidden_layer(width: float, hidden: tuple[int, in
 
 def test_compact_has_1972802_parameters() -> None:
     assert num_parameters(build("compact")) == 1_972_802
+
+
+def test_compact_starts_by_whitening_its_patches() -> None:
+    network = build("compact")
+    batch = images(64, 3, 32, 32)
+    batch = batch + 2 * batch.mean(1, keepdim=True) + 0.5 * batch.roll(1, -1)  # patches whose pixels are related
+    network.initialise_from(batch)
+    with torch.no_grad():
+        answers = network.whitening(batch).transpose(0, 1).flatten(1).double()
+    covariance = answers[:12] @ answers[:12].T / answers.shape[1]
+    torch.testing.assert_close(covariance, torch.eye(12, dtype=torch.float64), rtol=0, atol=0.01)
+    torch.testing.assert_close(answers[12:], -answers[:12])  # every direction with both signs
+
+
+def test_compacts_convolutions_start_as_the_identity() -> None:
+    convolution = next(m for m in build("compact").modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3))
+    batch = images(2, 24, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(convolution(batch)[:, :24], batch)
+
+
+def test_compacts_biases_learn_64_times_as_fast() -> None:
+    """Kept divided by 8: the gradient is 8 times what the bias itself would get, and so is the effect of a step."""
+    network = build("compact").train()
+    norm = next(m for m in network.modules() if isinstance(m, nn.BatchNorm2d))
+    stock = nn.BatchNorm2d(64)
+    batch = images(8, 64, 4, 4)
+    with torch.no_grad():
+        norm.bias.fill_(0.25)
+        stock.bias.fill_(2.0)
+    torch.testing.assert_close(norm(batch), stock(batch))
+    norm(batch).square().sum().backward()
+    stock(batch).square().sum().backward()
+    torch.testing.assert_close(norm.bias.grad, 8 * stock.bias.grad)
 
 
 @pytest.fixture(scope="module")

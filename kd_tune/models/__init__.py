@@ -7,12 +7,22 @@ arguments, which a search file may set; all have defaults. It returns a module f
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 from kd_tune.models.compact import compact, digits
 from kd_tune.models.studentnet import StudentNet
 from kd_tune.models.vgg import vgg13_bn
+
+
+@runtime_checkable
+class StartsFromImages(Protocol):
+    """A network whose first weights follow from the training images; the engine calls this once, before training."""
+
+    def initialise_from(self, images: Tensor) -> None:
+        """Sets first weights from normalised training images `[B, C, H, W]`."""
+
 
 STUDENTS: dict[str, Callable[..., nn.Module]] = {"studentnet": StudentNet}
 TEACHERS: dict[str, Callable[..., nn.Module]] = {"compact": compact, "digits": digits, "vgg13_bn": vgg13_bn}
