@@ -1,0 +1,168 @@
+"""A data set: images and labels as uint8 arrays, split; the test set through a recorded opening only.
+
+Shapes: N images, C channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from kd_tune.data.splits import VALIDATION_SHARE, interleave_classes, split_by_class
+from kd_tune.errors import ConfigError
+
+OpeningLog = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images and their labels.
+
+    Attributes:
+        images: `[N, C, H, W]` uint8.
+        labels: `[N]` int64 class numbers.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: np.ndarray) -> Images:
+        return Images(np.ascontiguousarray(self.images[indices]), self.labels[indices])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set, split.
+
+    Attributes:
+        name: its key in DATASETS.
+        train: images to train on.
+        val: images that everything is selected on; cut from the training images unless the data set has its own.
+        class_names: by class number.
+        flips: whether a mirrored image keeps its class; decides which views exist.
+        split: how train and val came about, for records.
+    """
+
+    name: str
+    train: Images
+    val: Images
+    class_names: tuple[str, ...]
+    flips: bool
+    split: dict[str, Any]
+    _load_test: Callable[[], Images] | None = field(repr=False)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def in_channels(self) -> int:
+        return int(self.train.images.shape[1])
+
+    @property
+    def image_size(self) -> int:
+        return int(self.train.images.shape[2])
+
+    @cached_property
+    def normalisation(self) -> dict[str, list[float]]:
+        """Mean and standard deviation of the training images by channel, in units of 0 to 1."""
+        counts = [
+            np.bincount(self.train.images[:, channel].ravel(), minlength=256) for channel in range(self.in_channels)
+        ]
+        levels = np.arange(256) / 255
+        means = [float(count @ levels / count.sum()) for count in counts]
+        variances = [
+            float(count @ (levels - mean) ** 2 / count.sum()) for count, mean in zip(counts, means, strict=True)
+        ]
+        return {"mean": means, "std": [max(variance**0.5, 1e-3) for variance in variances]}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of every training and validation image and label, in order."""
+        digest = hashlib.sha256()
+        for part in (self.train, self.val):
+            digest.update(repr(part.images.shape).encode())
+            digest.update(np.ascontiguousarray(part.images).data)
+            digest.update(np.ascontiguousarray(part.labels).data)
+        return digest.hexdigest()[:16]
+
+    def open_test(self, purpose: str, log: OpeningLog) -> Images:
+        """The test images; the opening is logged before they are read.
+
+        Args:
+            purpose: who looks and why, for the record.
+            log: writes the opening where it will be found.
+        """
+        if self._load_test is None:
+            raise ConfigError(f"{self.name}: the data set has no test images")
+        log({"purpose": purpose, "dataset": self.name, "data_fingerprint": self.fingerprint})
+        test = self._load_test()
+        if test.labels.max() >= self.num_classes or test.images.shape[1:] != self.train.images.shape[1:]:
+            raise ConfigError(f"{self.name}: the test images' shape or labels do not fit those of the training images")
+        return test
+
+
+def from_parts(
+    name: str,
+    parts: dict[str, Callable[[], Images]],
+    class_names: tuple[str, ...] | None,
+    flips: bool,
+    split_seed: int,
+    num_train: int | None,
+    where: str,
+) -> Dataset:
+    train = parts["train"]()
+    split: dict[str, Any] = {"split_seed": split_seed}
+    if "val" in parts:
+        val = parts["val"]()
+        split["val"] = "the file's own"
+        order = np.arange(len(train))
+    else:
+        order, held_out = split_by_class(train.labels, VALIDATION_SHARE, split_seed)
+        val = train.take(held_out)
+    if num_train is not None:
+        if num_train > len(order):
+            raise ConfigError(f"{where}: num_train is {num_train}, but there are {len(order)} images to train on")
+        order = order[interleave_classes(train.labels[order], split_seed)[:num_train]]
+    num_classes = int(train.labels.max()) + 1
+    dataset = Dataset(
+        name=name,
+        train=train.take(order),
+        val=val,
+        class_names=class_names or tuple(str(label) for label in range(num_classes)),
+        flips=flips,
+        split=split | {"train": len(order), "num_val": len(val)},
+        _load_test=parts.get("test"),
+    )
+    check(dataset, where)
+    return dataset
+
+
+def check(dataset: Dataset, where: str) -> None:
+    problems = []
+    for part_name, part in (("train", dataset.train), ("val", dataset.val)):
+        if not len(part):
+            problems.append(f"{where}: no {part_name} images")
+        elif part.labels.min() < 0 or part.labels.max() >= dataset.num_classes:
+            problems.append(
+                f"{where}: {part_name}_labels run from {part.labels.min()} to {part.labels.max()}, "
+                f"but must lie in 0 to {dataset.num_classes - 1}"
+            )
+    if dataset.train.images.shape[1:] != dataset.val.images.shape[1:]:
+        problems.append(
+            f"{where}: train images are {dataset.train.images.shape[1:]}, val images {dataset.val.images.shape[1:]}"
+        )
+    if dataset.train.images.shape[2] != dataset.train.images.shape[3]:
+        problems.append(f"{where}: images are {dataset.train.images.shape[2:]} pixels, but must be square")
+    if dataset.num_classes < 2:
+        problems.append(f"{where}: only one class in train_labels")
+    if problems:
+        raise ConfigError(problems)
