@@ -168,7 +168,7 @@ def measure(
 
 @data_app.command()
 def download(
-    name: Annotated[str, typer.Argument(help="Which data set: cifar10.")],
+    name: Annotated[str, typer.Argument(help="Which data set: cifar10, cifar100, mnist or fashion_mnist.")],
     to: Annotated[Path | None, typer.Option(help="Where to [default: where searches look].")] = None,
 ) -> None:
     """Fetch a published data set and check its integrity."""

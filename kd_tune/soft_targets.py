@@ -204,7 +204,7 @@ def _ask(
     answers: Answers, images: np.ndarray, start: int, view: int, dataset: Dataset, device: torch.device
 ) -> np.ndarray:
     """The teacher's float16 logits for one view of up to BATCH images."""
-    batch = torch.from_numpy(images[start : start + BATCH]).to(device)
+    batch = torch.from_numpy(images[start : start + BATCH].copy()).to(device)  # mapped images may not be written to
     if view:
         row = torch.from_numpy(view_table(dataset.flips)[view]).to(device)
         batch = apply_views(batch, row.expand(len(batch), 3))

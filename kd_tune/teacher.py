@@ -183,7 +183,7 @@ def accuracy(teacher: Teacher, images: Images, device: torch.device, batch_size:
     answers = Answers(teacher, device)
     right = 0
     for start in range(0, len(images), batch_size):
-        batch = torch.from_numpy(images.images[start : start + batch_size]).to(device)
+        batch = torch.from_numpy(images.images[start : start + batch_size].copy()).to(device)
         prediction = answers(batch).argmax(-1).cpu().numpy()
         right += int((prediction == images.labels[start : start + batch_size]).sum())
     return right / len(images)

@@ -64,7 +64,11 @@ def complaint(
         ("trial.student.width", 0, "trial.student.width: 0 must be greater than 0"),
         ("trial.student.name", "studnet", "unknown student 'studnet'; known:"),
         ("trial.objective.name", "hintn", "did you mean 'hinton'?"),
-        ("trial.dataset.name", "mnist", "unknown data set 'mnist'; known: cifar10, mnist5k, npz"),
+        (
+            "trial.dataset.name",
+            "mnits",
+            "unknown data set 'mnits'; known: cifar10, cifar100, fashion_mnist, image_folder, mnist",
+        ),
         ("trial.training.views", 500, "trial.training.views: 500"),
         ("trial.training.batch_size", 100_000, "batch_size: 100000 is more than the"),
         ("search.points", [{"objective.alhpa": 0.5}], "objective.alhpa: no such parameter"),

@@ -1,123 +1,44 @@
-"""One suite over the data sets and the formats that they come in; splits, messages, and the guarded test set."""
+"""One suite over every format of every data set; then what is special about the published ones."""
 
 from __future__ import annotations
 
-import hashlib
-import pickle
-from collections.abc import Callable
+import inspect
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from torchvision import datasets as torchvision_datasets
 
-from kd_tune.data import DATASETS, Dataset, Images, cifar10, download, mnist5k, npz
+from kd_tune.data import DATASETS, Dataset, cifar10, cifar100, download, fashion_mnist, mnist, mnist5k
 from kd_tune.errors import ConfigError
-
-Arrays = dict[str, Any]
-
-
-def noise(labels: np.ndarray, *shape: int, seed: int = 0) -> np.ndarray:
-    """A random image for every label; no two are alike."""
-    return np.random.RandomState(seed).randint(0, 256, (len(labels), *shape)).astype(np.uint8)
-
-
-def grey_arrays() -> Arrays:
-    train, test = np.arange(90) % 3, np.arange(30) % 3
-    return {
-        "train_images": noise(train, 16, 16),
-        "train_labels": train.astype(np.uint8),
-        "test_images": noise(test, 16, 16, seed=1),
-        "test_labels": test.astype(np.uint8),
-    }
-
-
-def rgb_arrays() -> Arrays:
-    """Labels `[N, 1]`, as MedMNIST has them."""
-    arrays = grey_arrays()
-    for part in ("train", "test"):
-        labels = arrays[f"{part}_labels"][:, None]
-        arrays |= {f"{part}_labels": labels, f"{part}_images": noise(labels, 16, 16, 3, seed=len(labels))}
-    return arrays
-
-
-def val_arrays() -> Arrays:
-    labels = np.arange(12) % 3
-    return grey_arrays() | {"val_images": noise(labels, 16, 16, seed=2), "val_labels": labels}
-
-
-def cifar_arrays() -> Arrays:
-    train, test = np.arange(200) % 10, np.arange(40) % 10
-    return {
-        "train_images": noise(train, 32, 32, 3),
-        "train_labels": train,
-        "test_images": noise(test, 32, 32, 3, seed=1),
-        "test_labels": test,
-    }
-
-
-def write(path: Path, arrays: Arrays) -> Path:
-    np.savez(path, **arrays)
-    return path
-
-
-@pytest.fixture(scope="module")
-def torchvision_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files of CIFAR-10 as torchvision unpacks them, with forty images in each of five batches."""
-    root = tmp_path_factory.mktemp("torchvision")
-    folder = root / "cifar-10-batches-py"
-    folder.mkdir()
-    arrays = cifar_arrays()
-    rows = {part: arrays[f"{part}_images"].transpose(0, 3, 1, 2).reshape(-1, 3072) for part in ("train", "test")}
-    batches = {f"data_batch_{n + 1}": ("train", slice(40 * n, 40 * (n + 1))) for n in range(5)}
-    for name, (part, chosen) in (batches | {"test_batch": ("test", slice(None))}).items():
-        batch = {"data": rows[part][chosen], "labels": arrays[f"{part}_labels"][chosen].tolist()}
-        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}, protocol=2))
-    return root
-
-
-@pytest.fixture
-def torchvision_files(torchvision_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same, with torchvision's list of checksums replaced by that of these files."""
-    folder = torchvision_root / "cifar-10-batches-py"
-
-    def with_md5(names: list[str]) -> list[list[str]]:
-        return [[name, hashlib.md5((folder / name).read_bytes()).hexdigest()] for name in names]
-
-    published = torchvision_datasets.CIFAR10
-    monkeypatch.setattr(published, "train_list", with_md5([f"data_batch_{n}" for n in range(1, 6)]))
-    monkeypatch.setattr(published, "test_list", with_md5(["test_batch"]))
-    monkeypatch.setattr(published, "meta", published.meta | {"md5": with_md5(["batches.meta"])[0][1]})
-    return torchvision_root
-
-
-FORMATS: dict[str, Callable[[Path, pytest.FixtureRequest], Dataset]] = {
-    "mnist5k": lambda folder, request: mnist5k(),
-    "npz grey": lambda folder, request: npz(write(folder / "x.npz", grey_arrays())),
-    "npz colour": lambda folder, request: npz(write(folder / "x.npz", rgb_arrays())),
-    "npz with its own val": lambda folder, request: npz(write(folder / "x.npz", val_arrays())),
-    "cifar10 from npz": lambda folder, request: cifar10(write(folder / "x.npz", cifar_arrays())),
-    "cifar10 from torchvision": lambda folder, request: cifar10(request.getfixturevalue("torchvision_files")),
-}
+from tests.data_files import (
+    FORMATS,
+    Source,
+    accept,
+    cifar10_arrays,
+    identities,
+    is_mapped,
+    mnist_arrays,
+    opened,
+    write_cifar10,
+    write_cifar100,
+    write_mnist,
+    write_npz,
+)
 
 
 @pytest.fixture(params=FORMATS)
-def dataset(request: pytest.FixtureRequest, tmp_path: Path) -> Dataset:
-    return FORMATS[request.param](tmp_path, request)
+def source(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
+    return FORMATS[request.param](tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def dataset(source: Source) -> Dataset:
+    return source.load()
 
 
 def test_every_data_set_of_the_table_is_in_this_suite() -> None:
     assert {name.split()[0] for name in FORMATS} == set(DATASETS)
-
-
-def identities(part: Images) -> set[bytes]:
-    return {image.tobytes() for image in part.images}
-
-
-def opened(dataset: Dataset) -> Images:
-    return dataset.open_test("a test", lambda opening: None)
 
 
 def test_images_are_uint8_channels_first_and_labels_are_class_numbers(dataset: Dataset) -> None:
@@ -130,6 +51,12 @@ def test_images_are_uint8_channels_first_and_labels_are_class_numbers(dataset: D
         assert part.labels.dtype == np.int64
         assert set(np.unique(part.labels)) == set(range(dataset.num_classes))
         assert int(part.images.max()) > 200, "the values run to 255, not to 1"
+
+
+def test_images_lie_in_memory_or_are_mapped_as_the_data_set_says(dataset: Dataset) -> None:
+    for part in (dataset.train, dataset.val):
+        assert is_mapped(part.images) != dataset.resident
+    assert dataset.resident == (dataset.name != "image_folder")
 
 
 def test_no_image_is_in_two_parts(dataset: Dataset) -> None:
@@ -145,13 +72,45 @@ def test_classes_are_in_balance(dataset: Dataset) -> None:
         assert counts.max() == counts.min()
 
 
-def test_the_same_split_comes_every_time(dataset: Dataset, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    name = request.node.callspec.params["dataset"]
-    again = FORMATS[name](tmp_path, request)
+def test_the_same_split_comes_every_time(source: Source) -> None:
+    dataset, again = source.load(), source.load()
     assert again.fingerprint == dataset.fingerprint
     assert np.array_equal(again.train.images, dataset.train.images)
     assert np.array_equal(opened(again).images, opened(dataset).images)
     assert again.split == dataset.split
+
+
+def test_another_seed_gives_another_split_of_the_same_images(source: Source) -> None:
+    if "split_seed" not in inspect.signature(source.load).parameters:
+        pytest.skip("its split is fixed")
+    first, second = source.load(), source.load(split_seed=1)
+    if "val" not in first.split:
+        assert identities(first.val) != identities(second.val)
+        assert first.fingerprint != second.fingerprint
+    assert identities(first.train) | identities(first.val) == identities(second.train) | identities(second.val)
+    assert np.array_equal(opened(first).images, opened(second).images)
+
+
+def test_a_number_of_training_images_is_a_balanced_prefix(source: Source) -> None:
+    if "num_train" not in inspect.signature(source.load).parameters:
+        pytest.skip("its split is fixed")
+    everything = source.load()
+    count = 3 * everything.num_classes
+    small, large = source.load(num_train=count), source.load(num_train=2 * count)
+    assert np.bincount(small.train.labels).tolist() == [3] * everything.num_classes
+    assert np.array_equal(large.train.images[:count], small.train.images)
+    assert identities(small.val) == identities(everything.val)
+    assert len({each.fingerprint for each in (small, large, everything)}) == 3
+    with pytest.raises(ConfigError, match=f"num_train is 5000, but there are {len(everything.train)} images"):
+        source.load(num_train=5000)
+
+
+def test_positions_lead_from_the_data_sets_own_order_to_its_parts(source: Source) -> None:
+    small = {"num_train": 10} if "num_train" in inspect.signature(source.load).parameters else {}
+    for dataset in (source.load(), source.load(**small)):
+        for part, positions in ((dataset.train, dataset.train_positions), (dataset.val, dataset.val_positions)):
+            assert positions.dtype == np.int64
+            assert np.array_equal(source.raw[positions], part.images)
 
 
 def test_normalisation_is_numpys_mean_and_deviation(dataset: Dataset) -> None:
@@ -177,31 +136,6 @@ def test_test_images_are_not_read_before_their_opening_is_logged(dataset: Datase
         dataset.open_test("in secret", refuse)
 
 
-def test_loading_leaves_the_test_set_unread_and_its_opening_is_logged_first(tmp_path: Path) -> None:
-    """A file whose test part cannot be read loads all the same, and the attempt to open it is on record."""
-    path = write(tmp_path / "x.npz", grey_arrays() | {"test_images": np.zeros((30, 16, 16))})
-    dataset, openings = npz(path), list[Any]()
-    with pytest.raises(ConfigError, match="test_images are float64, but must be uint8"):
-        dataset.open_test("a test", openings.append)
-    assert len(openings) == 1
-
-
-def test_a_file_without_test_images_says_so_when_they_are_asked_for(tmp_path: Path) -> None:
-    arrays = {key: value for key, value in grey_arrays().items() if not key.startswith("test")}
-    with pytest.raises(ConfigError, match=r"npz: the data set has no test images"):
-        opened(npz(write(tmp_path / "x.npz", arrays)))
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [{"test_labels": np.arange(30) % 4}, {"test_images": np.zeros((30, 20, 20), np.uint8)}],
-    ids=["label", "size"],
-)
-def test_test_images_that_do_not_fit_the_training_images_are_refused(tmp_path: Path, bad: Arrays) -> None:
-    with pytest.raises(ConfigError, match="test images' shape or labels do not fit"):
-        opened(npz(write(tmp_path / "x.npz", grey_arrays() | bad)))
-
-
 def test_mnist5k_is_split_as_documented() -> None:
     digits = mnist5k()
     assert (len(digits.train), len(digits.val), len(opened(digits))) == (3000, 1000, 1000)
@@ -220,61 +154,9 @@ def test_mnist5k_takes_no_source(tmp_path: Path) -> None:
         mnist5k(tmp_path)
 
 
-def test_validation_is_a_tenth_of_every_class(tmp_path: Path) -> None:
-    dataset = npz(write(tmp_path / "x.npz", grey_arrays()))
-    assert np.bincount(dataset.val.labels).tolist() == [3, 3, 3]
-    assert len(dataset.train) == 81
-    assert dataset.split == {"split_seed": 0, "train": 81, "num_val": 9}
-
-
-def test_a_files_own_validation_images_are_taken_and_training_keeps_all_its_images(tmp_path: Path) -> None:
-    arrays = val_arrays()
-    dataset = npz(write(tmp_path / "x.npz", arrays))
-    assert np.array_equal(dataset.val.images[:, 0], arrays["val_images"])
-    assert np.array_equal(dataset.train.images[:, 0], arrays["train_images"])
-    assert dataset.split["val"] == "the file's own"
-
-
-def test_split_seed_chooses_the_validation_images_and_nothing_else_changes_them(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.npz", grey_arrays())
-    base, fewer, other = npz(path), npz(path, num_train=30), npz(path, split_seed=1)
-    assert identities(base.val) == identities(fewer.val)
-    assert identities(base.val) != identities(other.val)
-    assert identities(base.train) | identities(base.val) == identities(other.train) | identities(other.val)
-
-
-def test_num_train_is_a_balanced_prefix(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.npz", grey_arrays())
-    small, large = npz(path, num_train=30), npz(path, num_train=60)
-    assert np.bincount(small.train.labels).tolist() == [10, 10, 10]
-    assert np.bincount(large.train.labels).tolist() == [20, 20, 20]
-    assert np.array_equal(large.train.images[:30], small.train.images)
-    assert not identities(small.train) & identities(small.val)
-
-
-def test_num_train_above_what_there_is_is_refused_with_both_numbers(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="num_train is 82, but there are 81 images to train on"):
-        npz(write(tmp_path / "x.npz", grey_arrays()), num_train=82)
-
-
-def test_images_keep_their_labels_through_the_split(tmp_path: Path) -> None:
-    arrays = grey_arrays()
-    pairs = zip(arrays["train_images"], arrays["train_labels"], strict=True)
-    label_of = {image.tobytes(): int(label) for image, label in pairs}
-    dataset = npz(write(tmp_path / "x.npz", arrays), num_train=50)
-    for part in (dataset.train, dataset.val):
-        assert [label_of[image.tobytes()] for image in part.images] == part.labels.tolist()
-
-
-def test_colour_images_are_turned_to_channels_first(tmp_path: Path) -> None:
-    arrays = rgb_arrays()
-    dataset = npz(write(tmp_path / "x.npz", arrays))
-    originals = {image.transpose(2, 0, 1).tobytes() for image in arrays["train_images"]}
-    assert identities(dataset.train) <= originals
-
-
-def test_torchvisions_files_and_an_npz_hold_the_same_data(tmp_path: Path, torchvision_files: Path) -> None:
-    pickled, packed = cifar10(torchvision_files), cifar10(write(tmp_path / "x.npz", cifar_arrays()))
+def test_torchvisions_files_and_an_npz_hold_the_same_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accept(write_cifar10(tmp_path), "CIFAR10", monkeypatch)
+    pickled, packed = cifar10(tmp_path), cifar10(write_npz(tmp_path / "x.npz", cifar10_arrays()))
     assert pickled.fingerprint == packed.fingerprint
     assert np.array_equal(opened(pickled).images, opened(packed).images)
     assert np.array_equal(opened(pickled).labels, opened(packed).labels)
@@ -282,110 +164,74 @@ def test_torchvisions_files_and_an_npz_hold_the_same_data(tmp_path: Path, torchv
     assert pickled.class_names[3] == "cat"
 
 
-def test_damaged_torchvision_files_are_refused_with_what_to_do(torchvision_root: Path) -> None:
-    """Nothing is unpickled from files that are not the published ones: here torchvision's own checksums hold."""
+def test_cifar100_has_its_fine_labels_and_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accept(write_cifar100(tmp_path), "CIFAR100", monkeypatch)
+    dataset = cifar100(tmp_path)
+    assert (dataset.num_classes, dataset.class_names[99], dataset.flips) == (100, "fine 99", True)
+
+
+@pytest.mark.parametrize(("load", "reader", "flips"), [(mnist, "MNIST", False), (fashion_mnist, "FashionMNIST", True)])
+def test_the_mnists_are_padded_and_mirrored_where_that_keeps_the_class(
+    load: Any, reader: str, flips: bool, tmp_path: Path
+) -> None:
+    dataset = load(write_mnist(tmp_path, reader))
+    assert dataset.flips == flips
+    assert dataset.class_names[9] == ("Ankle boot" if flips else "9 - nine")
+    images, labels = mnist_arrays()["train_images"], mnist_arrays()["train_labels"]
+    assert np.array_equal(dataset.train.images[:, 0, 2:30, 2:30], images[dataset.train_positions])
+    assert np.array_equal(dataset.train.labels, labels[dataset.train_positions])
+    assert not dataset.train.images[:, :, [0, 1, 30, 31], :].any()
+
+
+@pytest.mark.parametrize(("load", "write"), [(cifar10, write_cifar10), (cifar100, write_cifar100)])
+def test_cifar_files_that_are_not_the_published_ones_are_refused(load: Any, write: Any, tmp_path: Path) -> None:
+    """Nothing is unpickled from them: here torchvision's own checksums hold."""
     with pytest.raises(
-        ConfigError, match=r"no CIFAR-10 here, or its files are damaged; `kd-tune data download cifar10`"
+        ConfigError, match=r"no CIFAR-10+ here, or its files are damaged; `kd-tune data download cifar10"
     ):
-        cifar10(torchvision_root)
+        load(write(tmp_path))
 
 
-def test_missing_cifar10_is_told_with_its_usual_place(own_cache: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no CIFAR-10 here.*--data") as caught:
-        cifar10()
-    assert str(caught.value).startswith(str(own_cache / "data" / "cifar10"))
+@pytest.mark.parametrize("file", ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"])
+@pytest.mark.parametrize("left", [0, 7, 100])
+def test_cut_off_mnist_files_are_refused(file: str, left: int, tmp_path: Path) -> None:
+    path = write_mnist(tmp_path) / "MNIST" / "raw" / file
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(ConfigError, match="no MNIST here, or its files are damaged; `kd-tune data download mnist`"):
+        mnist(tmp_path)
 
 
-def test_a_data_set_that_cannot_be_downloaded_says_which_can(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="npz cannot be downloaded; known: cifar10"):
-        download("npz", tmp_path)
-
-
-def test_npz_needs_a_file() -> None:
-    with pytest.raises(ConfigError, match=r"the data set npz needs --data FILE\.npz"):
-        npz()
+def test_fewer_mnist_labels_than_images_are_refused(tmp_path: Path) -> None:
+    raw = write_mnist(tmp_path) / "MNIST" / "raw"
+    (raw / "train-labels-idx1-ubyte").write_bytes((raw / "t10k-labels-idx1-ubyte").read_bytes())
+    with pytest.raises(ConfigError, match="no MNIST here, or its files are damaged"):
+        mnist(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("name", "title", "folder"),
     [
-        ({"train_images": None}, "the keys train_images are missing; it holds test_images, test_labels, train_labels"),
-        ({"train_images": None, "train_labels": None}, "the keys train_images, train_labels are missing"),
-        ({"test_labels": None}, "the keys test_labels are missing"),
-        ({"val_images": np.zeros((9, 16, 16), np.uint8)}, "the keys val_labels are missing"),
-        ({"train_images": np.zeros((90, 16, 16))}, "train_images are float64, but must be uint8"),
-        ({"train_images": np.zeros((90, 256), np.uint8)}, r"train_images have shape \(90, 256\), but must be"),
-        ({"train_images": np.zeros((90, 16, 16, 4), np.uint8)}, r"shape \(90, 16, 16, 4\), but must be"),
-        ({"train_images": np.zeros((90, 16, 20), np.uint8)}, r"images are \(16, 20\) pixels, but must be square"),
-        ({"train_images": np.zeros((89, 16, 16), np.uint8)}, "89 train_images but 90 train_labels"),
-        ({"train_labels": np.zeros(90)}, r"train_labels are float64 \(90,\), but must be whole numbers"),
-        ({"train_labels": np.zeros((90, 2), int)}, r"train_labels are int64 \(90, 2\), but must be whole numbers"),
-        ({"train_labels": np.arange(90) - 1}, "train_labels run from -1 to 88, but must be class numbers from 0"),
-        ({"train_labels": np.arange(90) + 10_000}, "train_labels run from 10000 to 10089, but must be class numbers"),
-        ({"train_labels": np.zeros(90, int)}, "only one class in train_labels"),
-        ({"train_labels": np.zeros(0, int), "train_images": np.zeros((0, 16, 16), np.uint8)}, "no train images"),
-        ({"train_labels": np.array([{}] * 90, dtype=object)}, "train images or labels cannot be read: Object arrays"),
-        (
-            {"val_images": np.zeros((9, 16, 16), np.uint8), "val_labels": np.arange(9) % 4},
-            "val_labels run from 0 to 3, but must lie in 0 to 2",
-        ),
-        (
-            {"val_images": np.zeros((9, 20, 20), np.uint8), "val_labels": np.arange(9) % 3},
-            r"train images are \(1, 16, 16\), val images \(1, 20, 20\)",
-        ),
+        ("cifar10", "CIFAR-10", "cifar-10-batches-py"),
+        ("cifar100", "CIFAR-100", "cifar-100-python"),
+        ("mnist", "MNIST", "MNIST"),
+        ("fashion_mnist", "Fashion-MNIST", "FashionMNIST"),
     ],
 )
-def test_a_bad_file_is_told_with_its_name_what_it_holds_and_what_it_must(
-    tmp_path: Path, changes: Arrays, message: str
-) -> None:
-    arrays = {key: value for key, value in (grey_arrays() | changes).items() if value is not None}
-    path = write(tmp_path / "x.npz", arrays)
-    with pytest.raises(ConfigError, match=message) as caught:
-        npz(path)
-    assert all(problem.startswith(f"{path}: ") for problem in caught.value.problems)
+def test_missing_data_are_told_with_their_usual_place(name: str, title: str, folder: str, own_cache: Path) -> None:
+    with pytest.raises(ConfigError, match=f"no {title} here.*download {name}`.*--data.*{folder}") as caught:
+        DATASETS[name]()
+    assert str(caught.value).startswith(str(own_cache / "data" / name))
 
 
-def test_cifar10_has_ten_classes_and_no_more(tmp_path: Path) -> None:
-    arrays = cifar_arrays() | {"train_labels": np.arange(200) % 11}
-    with pytest.raises(ConfigError, match="train_labels run from 0 to 10, but must lie in 0 to 9"):
-        cifar10(write(tmp_path / "x.npz", arrays))
+def test_a_data_set_that_cannot_be_downloaded_says_which_can(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="npz cannot be downloaded; known: cifar10, cifar100, mnist, fashion_mnist"):
+        download("npz", tmp_path)
 
 
-def test_a_file_that_is_not_there_or_not_a_zip_is_told_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"x\.npz: no such file"):
-        npz(tmp_path / "x.npz")
-    (tmp_path / "x.npz").write_bytes(b"PK but not a zip file")
-    with pytest.raises(ConfigError, match=r"x\.npz: not an \.npz file"):
-        npz(tmp_path / "x.npz")
-    with pytest.raises(ConfigError, match=r"not an \.npz file"):
-        npz(tmp_path)
-
-
-@pytest.mark.parametrize("packed", [False, True], ids=["stored", "deflated"])
-def test_a_file_with_a_damaged_middle_is_told_by_name(tmp_path: Path, packed: bool) -> None:
-    path, arrays = tmp_path / "x.npz", grey_arrays()
-    arrays["train_images"] //= 64  # four shades, so that there is something to deflate
-    (np.savez_compressed if packed else np.savez)(path, **arrays)
-    content = bytearray(path.read_bytes())
-    content[1000:1200] = bytes(255 - byte for byte in content[1000:1200])
-    path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"x\.npz: train images or labels cannot be read"):
-        npz(path)
-
-
-@pytest.mark.parametrize("key", ["train_images", "train_labels"])
-def test_the_fingerprint_tells_one_changed_pixel_or_label(tmp_path: Path, key: str) -> None:
-    arrays = val_arrays()
-    before = npz(write(tmp_path / "a.npz", arrays)).fingerprint
-    arrays[key] = arrays[key].copy()
-    arrays[key][6] ^= 1  # label 0 becomes 1
-    assert npz(write(tmp_path / "b.npz", arrays)).fingerprint != before
-
-
-def test_images_of_one_shade_are_not_divided_by_zero(tmp_path: Path) -> None:
-    arrays = val_arrays() | {"train_images": np.full((90, 16, 16), 51, np.uint8)}
-    normalisation = npz(write(tmp_path / "x.npz", arrays)).normalisation
-    assert normalisation == {"mean": [pytest.approx(0.2)], "std": [0.001]}
+def test_a_download_that_finds_its_files_there_fetches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accept(write_cifar100(tmp_path), "CIFAR100", monkeypatch)
+    assert download("cifar100", tmp_path) == tmp_path
+    assert download("fashion_mnist", write_mnist(tmp_path, "FashionMNIST")) == tmp_path
 
 
 def test_real_cifar10_is_split_and_normalised_as_published(cifar10_npz: Path) -> None:

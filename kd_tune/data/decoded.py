@@ -1,0 +1,186 @@
+"""Image files decoded once into files of raw pixels, which are mapped: the data may be larger than memory.
+
+A folder of the cache holds `PART.u8`, the pixels of every part, and `images.json`, what was computed on the way. Its
+name follows from the names, sizes and times of the image files and from what they are decoded to; labels follow from
+the names, so they are not kept.
+
+Shapes: N images of a part, C channels, S x S pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from kd_tune.data.dataset import Images, Mapped, normalisation_of
+from kd_tune.errors import ConfigError
+from kd_tune.paths import Record, cache_folder, exclusive, read_record, write_json, written_whole
+
+RECORD = "images.json"
+FORMAT = 1
+CHUNK = 64  # images that wait for their turn to be written, at most
+REPORT_SECONDS = 5.0
+
+
+class DecodedRecord(Record):
+    """`images.json`: fingerprint of all parts, and normalisation of the first."""
+
+    fingerprint: str
+    mean: list[float]
+    std: list[Annotated[float, Field(gt=0)]]
+
+
+@dataclass(frozen=True)
+class Files:
+    """The image files of a part in the order in which they are stored.
+
+    Attributes:
+        paths: of the files.
+        labels: `[N]` int64 class numbers.
+    """
+
+    paths: list[str]
+    labels: np.ndarray
+
+
+def decoded(root: Path, parts: Mapping[str, Files], image_size: int, channels: int) -> tuple[dict[str, Images], Mapped]:
+    """The parts of a data set, mapped from the cache; decoded first if they are not there.
+
+    Args:
+        root: the folder that the paths of all files start with; where it lies makes no difference.
+        parts: `train` and others, or one alone.
+        image_size: pixels a side, S.
+        channels: 1 or 3, C.
+
+    Returns:
+        Images `[N, C, S, S]` by part, read-only; and what was computed while they were decoded.
+
+    Raises:
+        ConfigError: a file cannot be decoded, another process is at it, the disk is full, or the cache is damaged.
+    """
+    shape = (channels, image_size, image_size)
+    folder = cache_folder() / "images" / _key(root, parts, shape)
+    if not (folder / RECORD).exists():
+        complaint = f"{folder}: another process is decoding the images of {root}; wait for it"
+        with exclusive(folder.with_name(folder.name + ".lock"), complaint):
+            if not (folder / RECORD).exists():
+                _decode(folder, parts, shape)
+    record = read_record(folder / RECORD, DecodedRecord)
+    images = {
+        name: Images(_mapped(folder / f"{name}.u8", (len(part.labels), *shape)), part.labels)
+        for name, part in parts.items()
+    }
+    return images, Mapped(record.fingerprint, {"mean": record.mean, "std": record.std})
+
+
+def _key(root: Path, parts: Mapping[str, Files], shape: tuple[int, ...]) -> str:
+    """A name for what will be decoded, without reading it."""
+    digest = hashlib.sha256(repr((FORMAT, shape)).encode())
+    for name, files in parts.items():
+        digest.update(repr((name, len(files.paths))).encode())
+        for path in files.paths:
+            try:
+                status = os.stat(path)
+            except OSError as error:
+                raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+            digest.update(repr((os.path.relpath(path, root), status.st_size, status.st_mtime_ns)).encode())
+    return f"{shape[0]}x{shape[1]}-{digest.hexdigest()[:16]}"
+
+
+def _decode(folder: Path, parts: Mapping[str, Files], shape: tuple[int, int, int]) -> None:
+    """Decodes all files in one pass; memory holds no more than CHUNK images."""
+    for orphan in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a process that was killed; large, and nobody's
+        shutil.rmtree(orphan, ignore_errors=True)
+    total = sum(len(files.paths) for files in parts.values())
+    _check_space(folder.parent, total * int(np.prod(shape)))
+    progress = _Progress(total)
+    digest = hashlib.sha256()
+    counts = {name: np.zeros((shape[0], 256), np.int64) for name in parts}
+    with written_whole(folder) as temporary:
+        temporary.mkdir()
+        for name, files in parts.items():
+            digest.update(repr((len(files.paths), *shape)).encode())
+            with (temporary / f"{name}.u8").open("wb") as file:
+                for image in _read_all(files.paths, shape):
+                    file.write(image.data)
+                    digest.update(image.data)
+                    counts[name] += [np.bincount(channel.ravel(), minlength=256) for channel in image]
+                    progress.advance()
+            digest.update(files.labels.data)
+        normalisation = normalisation_of(list(counts[next(iter(parts))]))
+        write_json(temporary / RECORD, {"format": FORMAT, "fingerprint": digest.hexdigest()[:16], **normalisation})
+
+
+def _read_all(paths: list[str], shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
+    """Every image `[C, S, S]`, in order; threads decode ahead (Pillow lets go of the interpreter's lock)."""
+    read = partial(_read, transform=_to_square(shape[1]), mode="L" if shape[0] == 1 else "RGB")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(paths), CHUNK):
+            yield from pool.map(read, paths[start : start + CHUNK])
+
+
+def _to_square(image_size: int) -> Any:
+    """The shorter side takes the size; what the longer one has more is cut off evenly at both ends."""
+    from torchvision import transforms
+
+    return transforms.Compose([transforms.Resize(image_size), transforms.CenterCrop(image_size)])
+
+
+def _read(path: str, transform: Any, mode: str) -> np.ndarray:
+    """One image, `[C, S, S]` uint8."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(transform(image.convert(mode)))
+    except Exception as error:  # Pillow's readers raise what they like on a damaged file
+        raise ConfigError(f"{path}: cannot be decoded: {error}") from None
+    return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1))
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A file of pixels as an array; read-only, because Linux refuses writable maps that are larger than its memory."""
+    try:
+        if path.stat().st_size != np.prod(shape):
+            raise ValueError(f"it holds {path.stat().st_size} bytes, not {np.prod(shape)}")
+        return np.asarray(np.memmap(path, np.uint8, "r", shape=shape))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: is damaged: {error}; delete the folder to decode the images anew") from None
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    """Decoding may take hours: whether there is room for the result is known before."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ConfigError(
+            f"{folder}: the decoded images take {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; "
+            "make room, or set KD_TUNE_CACHE to another disk"
+        )
+
+
+class _Progress:
+    """A line on standard error now and then, if the work takes longer than that."""
+
+    def __init__(self, total: int) -> None:
+        self._done, self._total = 0, total
+        self._began = self._shown = time.monotonic()
+
+    def advance(self) -> None:
+        self._done += 1
+        now = time.monotonic()
+        if now - self._shown >= REPORT_SECONDS:
+            self._shown = now
+            left = (now - self._began) / self._done * (self._total - self._done)
+            print(f"decoding images, once: {self._done}/{self._total}, {left:.0f} s left", file=sys.stderr, flush=True)
