@@ -36,9 +36,10 @@ from torch import nn
 from kd_tune import engine
 from kd_tune.catalog import build_objective, build_optimizer, build_student, load_dataset
 from kd_tune.data import Dataset
-from kd_tune.engine import LAYOUT, TrialData
+from kd_tune.engine import LAYOUT
 from kd_tune.objectives import Objective
 from kd_tune.soft_targets import Bank
+from kd_tune.trial_data import TrialData
 
 # conv1 28 x 28 x 6 x 75, conv2 10 x 10 x 16 x 150, linear 400 x 120, 120 x 84, 84 x 10.
 MULTIPLY_ADDS = 651_720

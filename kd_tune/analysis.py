@@ -6,7 +6,7 @@ import warnings
 
 import pandas as pd
 
-from kd_tune.config import Choice
+from kd_tune.config import Choice, branch_name
 from kd_tune.records import METRIC, STOP_REASONS
 from kd_tune.results import RunTables, plain_name
 from kd_tune.space import Space
@@ -41,6 +41,53 @@ def best_by_student(tables: RunTables) -> pd.DataFrame:
     order = {arm: place for place, arm in enumerate(tables.state.quota)}
     first = first.sort_values(["num_parameters", "arm"], key=lambda column: column.map(order).fillna(column))
     return first[["num_parameters", "arm", METRIC, "epoch", "number"]].reset_index(drop=True)
+
+
+def by_teacher(tables: RunTables) -> pd.DataFrame:
+    """What students of each teacher reach, at every size of student: the capacity gap, where there is one.
+
+    A better teacher does not make a better student if the student is too small to follow it (Mirzadeh et al. 2020,
+    arXiv:1902.03393). Distilled trials only; `epoch` belongs to the figure, as in `best_by_student`.
+
+    Returns:
+        A row a teacher and size of student, weakest teacher first: teacher, teacher_accuracy (validation),
+        teacher_parameters, teacher_multiply_adds, num_parameters, trials, the best trial's METRIC, epoch and number;
+        empty unless the run chose among teachers.
+    """
+    columns = ["teacher", "teacher_accuracy", "teacher_parameters", "teacher_multiply_adds", "num_parameters", "trials"]
+    columns += [METRIC, "epoch", "number"]
+    teachers = tables.manifest.teachers
+    trials = usable(tables)
+    if len(teachers) < 2 or "teacher" not in trials:
+        return pd.DataFrame(columns=columns)
+    groups = trials[trials["arm"] == DISTIL].groupby(["teacher", "num_parameters"], as_index=False)
+    table = groups.first().merge(groups.size().rename(columns={"size": "trials"}))
+    facts = pd.DataFrame(
+        {
+            "teacher": list(teachers),
+            "teacher_accuracy": [fact.val_accuracy for fact in teachers.values()],
+            "teacher_parameters": [fact.num_parameters for fact in teachers.values()],
+            "teacher_multiply_adds": [fact.multiply_adds for fact in teachers.values()],
+        }
+    )
+    table = table.merge(facts, on="teacher").sort_values(["teacher_accuracy", "teacher", "num_parameters"])
+    return table[columns].reset_index(drop=True)
+
+
+def teachers(tables: RunTables) -> pd.DataFrame:
+    """The teachers of a run: a row each, the most accurate first."""
+    rows = [
+        {
+            "teacher": name,
+            "teacher_accuracy": fact.val_accuracy,
+            "teacher_parameters": fact.num_parameters,
+            "teacher_multiply_adds": fact.multiply_adds,
+            "knows_validation_images": {True: "yes", False: "no", None: "unknown"}[fact.knows_validation_images],
+        }
+        for name, fact in tables.manifest.teachers.items()
+    ]
+    frame = pd.DataFrame(rows)
+    return frame if frame.empty else frame.sort_values("teacher_accuracy", ascending=False, ignore_index=True)
 
 
 def outcomes(tables: RunTables) -> pd.DataFrame:
@@ -125,5 +172,5 @@ def options(tables: RunTables, parameter: str) -> list[object]:
         if plain_name(name) == parameter:
             if not isinstance(leaf, Choice):
                 return []  # a range in another branch
-            found += [option["name"] for option in leaf.options] if leaf.is_sections else leaf.options
+            found += [branch_name(option) for option in leaf.options] if leaf.is_sections else leaf.options
     return list(dict.fromkeys(found))

@@ -9,6 +9,8 @@ Shapes: B batch, C channels, H x W pixels, V views.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -61,3 +63,28 @@ def apply_views(images: Tensor, views: Tensor) -> Tensor:
     windows = F.pad(mirrored, [MAX_SHIFT] * 4).unfold(2, height, 1).unfold(3, width, 1)  # [B, C, 9, 9, H, W], no copy
     batch = torch.arange(len(images), device=images.device)
     return windows[batch, :, MAX_SHIFT - dy, MAX_SHIFT - dx]
+
+
+def unchanged(images: Tensor) -> Tensor:
+    """The views as they are."""
+    return images
+
+
+def trivial_augment(images: Tensor) -> Tensor:
+    """One random operation at a random strength for every image (Mueller and Hutter 2021, arXiv:2103.10158).
+
+    Args:
+        images: `[B, C, H, W]` uint8.
+
+    Returns:
+        The same shape and type. Draws from torch's global generator.
+    """
+    from torchvision.transforms import v2  # a second or two to load
+
+    augment = v2.TrivialAugmentWide()
+    return torch.stack([augment(image) for image in images])
+
+
+# What may happen to a batch after its views were taken. Endlessly many images come out, so no bank can hold a teacher's
+# answers to them: with anything but `none` a teacher has to be live.
+TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {"none": unchanged, "trivial_augment": trivial_augment}

@@ -11,16 +11,19 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from torch import nn
 
+from kd_tune import user_code
+from kd_tune.augment import TRANSFORMS
 from kd_tune.config import Choice, FloatRange, IntRange, PathKeys, Source, TrainingConfig, describe_error, known_names
 from kd_tune.data import DATASETS, Dataset
 from kd_tune.errors import ConfigError
 from kd_tune.models import STUDENTS, TEACHERS
+from kd_tune.models.derived import DERIVED
 from kd_tune.objectives import OBJECTIVES, Objective
 from kd_tune.optimizers import OPTIMIZERS
 
@@ -35,6 +38,7 @@ class Table:
         supplied: arguments that kd_tune gives, which a file may not.
         extra: keys of the section that are not the callable's, with their types.
         fixed: whether the section may hold no ranges.
+        open: whether the user's own callables may be named.
     """
 
     kind: str
@@ -42,17 +46,24 @@ class Table:
     supplied: frozenset[str] = frozenset()
     extra: tuple[tuple[str, Any], ...] = ()
     fixed: bool = False
+    open: bool = False
 
 
 _IMAGE = frozenset({"num_classes", "in_channels", "image_size"})
+_OF_TEACHERS: tuple[tuple[str, Any], ...] = (
+    ("label", Annotated[str, Field(pattern=r"^\w[\w .-]*$")]),  # tells two teachers of one name apart in a choice
+    ("weights", str),  # a teacher's folder, or a file of weights
+    ("normalisation", dict[Literal["mean", "std"], list[float]]),  # that a file's weights were trained with
+    ("mode", Literal["bank", "live"]),
+)
 TABLES: dict[str, Table] = {
     "dataset": Table("data set", DATASETS, frozenset({"source"}), fixed=True),
-    "teacher": Table("teacher", TEACHERS, _IMAGE, (("weights", str),), fixed=True),
-    "student": Table("student", STUDENTS, _IMAGE),
-    "objective": Table("objective", OBJECTIVES),
+    "teacher": Table("teacher", {**TEACHERS, **DERIVED}, _IMAGE, _OF_TEACHERS, fixed=True, open=True),
+    "student": Table("student", {**STUDENTS, **TEACHERS}, _IMAGE, open=True),
+    "objective": Table("objective", OBJECTIVES, _IMAGE, open=True),
     "optimizer": Table("optimizer", OPTIMIZERS, frozenset({"parameters"})),
 }
-_FIXED_TRAINING = ("num_epochs", "views")  # the clock of every rung, and the size of the bank
+_FIXED_TRAINING = ("num_epochs", "views", "transform")  # rungs, the bank and its teacher are common to all trials
 
 
 def check_trial(trial: Mapping[str, Any], source: Source) -> list[str]:
@@ -63,11 +74,44 @@ def check_trial(trial: Mapping[str, Any], source: Source) -> list[str]:
             problems += [source.problem(path, text) for path, text in _check_section(trial[key], table, ("trial", key))]
     if "training" in trial:
         problems += [source.problem(path, text) for path, text in _check_training(trial["training"])]
-    if "teacher" not in trial and not problems:
-        for section, path in _sections(trial["objective"], ("trial", "objective")):
-            if OBJECTIVES[section["name"]].needs_teacher:  # type: ignore[attr-defined]
-                problems.append(source.problem(path, f"{section['name']} needs a teacher; add trial.teacher"))
+    if not problems:
+        problems = [source.problem(path, text) for path, text in _check_together(trial)]
     return problems
+
+
+def _check_together(trial: Mapping[str, Any]) -> Iterator[tuple[PathKeys, str]]:
+    """What is wrong with sections that are right one by one."""
+    if "teacher" not in trial:
+        for section, path in _sections(trial["objective"], ("trial", "objective")):
+            if getattr(OBJECTIVES.get(section["name"]), "needs_teacher", False):
+                yield path, f"{section['name']} needs a teacher; add trial.teacher"
+        return
+    transformed = trial["training"].get("transform", "none") != "none"
+    for section, path in _sections(trial["teacher"], ("trial", "teacher")):
+        live = section.get("mode") == "live"
+        if live and section["name"] in ("permuted", "logits"):
+            yield (*path, "mode"), f"{section['name']} has stored answers only; it cannot be live"
+        if transformed and not live:
+            yield (
+                path,
+                (
+                    "stored answers are about the views alone; with trial.training.transform a teacher needs "
+                    "mode: live, which asks it in every step"
+                ),
+            )
+
+
+def teachers_of(trial: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The teacher sections of a trial with ranges: none, one, or those of a choice."""
+    if "teacher" not in trial:
+        return []
+    return [section for section, _ in _sections(trial["teacher"], ("trial", "teacher"))]
+
+
+def architecture_of(teacher: Mapping[str, Any]) -> dict[str, Any]:
+    """A teacher section's network: its name and the arguments that the network is built with."""
+    extra = {key for key, _ in _OF_TEACHERS}
+    return {key: value for key, value in teacher.items() if key not in extra}
 
 
 def load_dataset(section: Mapping[str, Any], source: Path | None) -> Dataset:
@@ -86,25 +130,53 @@ def build_student(section: Mapping[str, Any], dataset: Dataset) -> nn.Module:
 
 
 def build_network(section: Mapping[str, Any], num_classes: int, in_channels: int, image_size: int) -> nn.Module:
-    """The network that a `student` or `teacher` section names.
+    """The network that a section names: one of STUDENTS or TEACHERS, or the user's own.
 
     Raises:
-        ConfigError: the network cannot be built for such images.
+        ConfigError: the network cannot be built for such images, or is code that was not allowed.
     """
-    entry = (STUDENTS | TEACHERS)[section["name"]]
+    name = section["name"]
+    entry = user_code.load(name) if user_code.is_reference(name) else (STUDENTS | TEACHERS)[name]
     try:
-        network: nn.Module = entry(
-            num_classes=num_classes, in_channels=in_channels, image_size=image_size, **_arguments(section)
-        )
+        network = entry(num_classes=num_classes, in_channels=in_channels, image_size=image_size, **_arguments(section))
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # torch's, where a layer is impossibly large
-        raise ConfigError(f"{section['name']} cannot be built: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"{name} cannot be built: {_first_line(error)}") from None
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"{name} must return a torch.nn.Module, not {type(network).__name__}")
     return network
 
 
-def build_objective(section: Mapping[str, Any]) -> Objective:
-    """The objective that an `objective` section names."""
-    objective: Objective = OBJECTIVES[section["name"]](**_arguments(section))
+def build_objective(section: Mapping[str, Any], dataset: Dataset) -> Objective:
+    """The objective that an `objective` section names; the user's own is told of the data set what it asks for.
+
+    Raises:
+        ConfigError: it cannot be built, or is code that was not allowed.
+    """
+    name = section["name"]
+    if not user_code.is_reference(name):
+        objective: Objective = OBJECTIVES[name](**_arguments(section))
+        return objective
+    entry = user_code.load(name)
+    known = {key: getattr(dataset, key) for key in _IMAGE & inspect.signature(entry).parameters.keys()}
+    try:
+        objective = entry(**known, **_arguments(section))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{name} cannot be built: {_first_line(error)}") from None
+    lacking = [attribute for attribute in ("version", "needs_teacher") if not hasattr(objective, attribute)]
+    if lacking or not callable(objective):
+        raise ConfigError(f"{name} must give an objective: callable, with the attributes version and needs_teacher")
     return objective
+
+
+def find_transform(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The transform of image batches that `training.transform` names.
+
+    Raises:
+        ConfigError: unknown, or code that was not allowed.
+    """
+    if user_code.is_reference(name):
+        return user_code.load(name)
+    return TRANSFORMS[name]
 
 
 def build_optimizer(section: Mapping[str, Any], network: nn.Module) -> torch.optim.Optimizer:
@@ -122,7 +194,11 @@ def control_objective(arm: str) -> dict[str, Any]:
 
 
 def _arguments(section: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in section.items() if key not in ("name", "weights")}
+    return {key: value for key, value in section.items() if key != "name"}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _sections(node: Any, path: PathKeys) -> Iterator[tuple[Mapping[str, Any], PathKeys]]:
@@ -135,29 +211,52 @@ def _sections(node: Any, path: PathKeys) -> Iterator[tuple[Mapping[str, Any], Pa
 
 
 def _check_section(node: Any, table: Table, path: PathKeys) -> Iterator[tuple[PathKeys, str]]:
-    if table.fixed and isinstance(node, Choice):
+    if table.kind == "data set" and isinstance(node, Choice):
         yield path, "cannot be a choice"
         return
     for section, where in _sections(node, path):
         if not isinstance(section, Mapping) or not isinstance(section.get("name"), str):
             yield where, f"must be a section with a name; {known_names('', table.entries)}"
             continue
-        name = section["name"]
-        entries = table.entries if table.kind != "student" else {**table.entries, **TEACHERS}
-        if name not in entries:
-            yield (*where, "name"), f"unknown {table.kind} '{name}'; {known_names(name, entries)}"
+        try:
+            domains, required, free = _signature(_find(section["name"], table), table)
+        except ConfigError as error:
+            yield (*where, "name"), str(error)
             continue
-        domains, required = _signature(entries[name], table)
         for key, leaf in section.items():
-            if key == "name":
+            if key == "name" or (free and key not in domains):
                 continue
             if key not in domains:
-                yield (*where, key), f"{name} has no such argument; {known_names(key, domains)}"
+                yield (*where, key), f"{section['name']} has no such argument; {known_names(key, domains)}"
             else:
                 for text in _check_leaf(leaf, domains[key], table.fixed):
                     yield (*where, key), text
         for key in required - section.keys():
-            yield where, f"{name} needs the argument {key}"
+            yield where, f"{section['name']} needs the argument {key}"
+        if table.kind == "teacher":
+            yield from _check_derived(section, where)
+
+
+def _find(name: str, table: Table) -> Callable[..., Any]:
+    """An entry by its name, or the user's own callable; ConfigError if there is none, or it may not be imported."""
+    if table.open and user_code.is_reference(name):
+        return user_code.load(name)
+    if name not in table.entries:
+        raise ConfigError(f"unknown {table.kind} '{name}'; {known_names(name, table.entries)}")
+    return table.entries[name]
+
+
+def _check_derived(section: Mapping[str, Any], path: PathKeys) -> Iterator[tuple[PathKeys, str]]:
+    """Whether a teacher that is made from another names one that there is."""
+    key = {"random": "network", "permuted": "of"}.get(section["name"])
+    name = section.get(key) if key else None
+    if key and isinstance(name, str):
+        try:
+            user_code.load(name) if user_code.is_reference(name) else TEACHERS[name]
+        except KeyError:
+            yield (*path, key), f"unknown teacher '{name}'; {known_names(name, TEACHERS)}"
+        except ConfigError as error:
+            yield (*path, key), str(error)
 
 
 def _check_training(training: Any) -> Iterator[tuple[PathKeys, str]]:
@@ -173,6 +272,11 @@ def _check_training(training: Any) -> Iterator[tuple[PathKeys, str]]:
         hint = get_type_hints(TrainingConfig, include_extras=True)[key]
         for text in _check_leaf(leaf, hint, key in _FIXED_TRAINING):
             yield (*path, key), text
+        if key == "transform" and isinstance(leaf, str):
+            try:
+                _find(leaf, Table("transform", TRANSFORMS, open=True))
+            except ConfigError as error:
+                yield (*path, key), str(error)
     if "num_epochs" not in training:
         yield path, "num_epochs is missing"
 
@@ -192,18 +296,30 @@ def _check_leaf(leaf: Any, domain: Any, fixed: bool) -> Iterator[str]:
 
 @cache
 def _adapter(domain: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(domain, config=ConfigDict(strict=True, allow_inf_nan=False))
+    try:
+        return TypeAdapter(domain, config=ConfigDict(strict=True, allow_inf_nan=False))
+    except PydanticSchemaGenerationError:  # a type of the user's own, which no value in a file can be
+        return TypeAdapter(Any)
 
 
-def _signature(entry: Callable[..., Any], table: Table) -> tuple[dict[str, Any], set[str]]:
-    """Domains of the arguments that a file may set, and the names of those that it must."""
+def _signature(entry: Callable[..., Any], table: Table) -> tuple[dict[str, Any], set[str], bool]:
+    """Domains of the arguments that a file may set, the names of those that it must, and whether it may add others.
+
+    An argument without an annotation, as the user's own may have, takes any value.
+    """
     function = entry.__init__ if inspect.isclass(entry) else entry
-    hints = get_type_hints(function, include_extras=True)
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise ConfigError(f"the annotations of {entry.__qualname__} cannot be read: {error}") from None
     domains: dict[str, Any] = dict(table.extra)
     required: set[str] = set()
+    free = False
     for name, parameter in inspect.signature(entry).parameters.items():
-        if name not in table.supplied:
-            domains[name] = hints[name]
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            free = True
+        elif name not in table.supplied and parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
+            domains[name] = hints.get(name, Any)
             if parameter.default is inspect.Parameter.empty:
                 required.add(name)
-    return domains, required
+    return domains, required, free

@@ -25,7 +25,7 @@ from ray import tune
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
-from kd_tune import records
+from kd_tune import records, user_code
 from kd_tune.config import ResourcesConfig, SearchFile
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import Run
@@ -53,7 +53,7 @@ def connected(address: str | None) -> Iterator[None]:
             ray.init(address="local", include_dashboard=False, **options)
         else:
             package = str(Path(__file__).resolve().parent)
-            ray.init(address=address, runtime_env={"py_modules": [package]}, **options)
+            ray.init(address=address, runtime_env={"py_modules": [package, *user_code.sent_along()]}, **options)
     except (OSError, ValueError, RuntimeError) as error:
         what = "Ray cannot be started here" if address is None else f"--address {address}: no Ray cluster there"
         raise ConfigError(f"{what}: {error}") from None

@@ -63,17 +63,17 @@ class IntRange(Model):
 
 
 class Choice(Model):
-    """`{choice: [a, b, c]}`: one of a list of values, or one of a list of sections that differ in `name`."""
+    """`{choice: [a, b, c]}`: one of a list of values, or one of a list of sections that differ in `name` or `label`."""
 
     options: Annotated[list[Any], Field(alias="choice", min_length=1)]
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        names = [option.get("name") if isinstance(option, Mapping) else None for option in self.options]
         if self.is_sections:
-            if not all(isinstance(name, str) for name in names):
+            sections = [option if isinstance(option, Mapping) else {} for option in self.options]
+            if not all(isinstance(section.get("name"), str) for section in sections):
                 raise ValueError("every section of a choice needs a name")
-            keys: list[Any] = names
+            keys: list[Any] = [branch_name(section) for section in sections]
         else:
             if any(isinstance(option, dict | list) for option in self.options):
                 raise ValueError("a choice holds plain values or sections with a name, not a mixture of both")
@@ -89,6 +89,11 @@ class Choice(Model):
     @property
     def extremes(self) -> list[Any]:
         return list(self.options)
+
+
+def branch_name(section: Mapping[str, Any]) -> str:
+    """What a section is called as one option of a choice: its label, if it has one, or its name."""
+    return str(section.get("label", section["name"]))
 
 
 Range = FloatRange | IntRange | Choice
@@ -210,6 +215,8 @@ class TrainingConfig(Model):
         num_epochs: passes over the training images.
         batch_size: images a step; the last, smaller batch of an epoch is trained too.
         views: how many views of every image the student may see (`augment` lists them); 1 is the clean image.
+        transform: what happens to images after their views were taken: `none`, `trivial_augment`, or the user's own
+            `package.module:callable` of uint8 batches `[B, C, H, W]`.
         schedule: the learning rate over the whole training, as a factor.
         precision: `float32`, or `bfloat16` for autocast where a GPU trains; a CPU, on which that is slower, stays with
             float32.
@@ -218,6 +225,7 @@ class TrainingConfig(Model):
     num_epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)] = 128
     views: Annotated[int, Field(ge=1, le=162)] = 1
+    transform: str = "none"
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
     precision: Literal["float32", "bfloat16"] = "float32"
 

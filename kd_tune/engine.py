@@ -10,106 +10,29 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_tune.augment import apply_views, view_table
-from kd_tune.catalog import build_objective, build_optimizer, build_student
+from kd_tune.augment import view_table
+from kd_tune.catalog import build_objective, build_optimizer, build_student, find_transform
 from kd_tune.config import TrainingConfig
 from kd_tune.data import Dataset
 from kd_tune.errors import ConfigError
 from kd_tune.losses import expected_calibration_error
 from kd_tune.models import StartsFromImages
 from kd_tune.optimizers import SCHEDULES
-from kd_tune.prefetch import prefetched
 from kd_tune.records import EpochRow, derive_seed
-from kd_tune.soft_targets import Bank
-
-VAL_BATCH = 500
-INITIAL_IMAGES = 5000
-# Images of over 32 x 32 pixels are evaluated in smaller batches, or a network's hidden layers would take gigabytes.
-VAL_PIXELS = VAL_BATCH * 32**2
-MIN_VAL_BATCH = 32
+from kd_tune.trial_data import TrialData
 
 # Channels-last everywhere: on one CPU core it trains StudentNet 13 % faster and `compact` 47 % faster than the default
 # layout, costs nothing at other widths, and GPUs want it for their tensor cores.
 LAYOUT = torch.channels_last
-
-
-class TrialData:
-    """A data set and a teacher's answers on a device, shared by all trials of a process.
-
-    Images that are mapped from files stay there: `images` and `val_images` may be larger than memory, and come to the
-    device batch by batch, through `read` and `val_batches`.
-
-    Args:
-        dataset: the images.
-        bank: soft targets of at least as many views as trials will ask for; None without a teacher.
-        device: where everything will lie.
-    """
-
-    def __init__(self, dataset: Dataset, bank: Bank | None, device: torch.device) -> None:
-        self.dataset = dataset
-        self.device = device
-        place = device if dataset.resident else torch.device("cpu")
-        self.images = _tensor(dataset.train.images).to(place)  # [N, channels, H, W] uint8
-        self.labels = torch.from_numpy(dataset.train.labels).to(device)  # [N]
-        self.val_images = _tensor(dataset.val.images).to(place)  # [M, channels, H, W] uint8
-        self.val_labels = torch.from_numpy(dataset.val.labels).to(device)  # [M]
-        self.views = torch.from_numpy(view_table(dataset.flips)).to(device)  # [162 or 81, 3]
-        self.teacher_logits = None if bank is None else torch.from_numpy(bank.logits).to(device)  # [V, N, C] float16
-        self.val_teacher = None if bank is None else torch.from_numpy(bank.val_logits).to(device).argmax(-1)  # [M]
-        mean, std = dataset.normalisation["mean"], dataset.normalisation["std"]
-        self._scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(-1, 1, 1)
-        self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).view(-1, 1, 1)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """uint8 `[B, channels, H, W]` to float32 of mean 0 and standard deviation 1 over the training images."""
-        return torch.addcmul(self._shift, images.float(), self._scale)
-
-    def read(self, order: Tensor, batch_size: int) -> Iterator[Tensor]:
-        """Training images on the device, uint8 `[B, channels, H, W]`; mapped ones are read ahead by a thread.
-
-        Args:
-            order: `[N]` image numbers.
-            batch_size: B; the last batch may be smaller.
-        """
-        batches = (self.images[indices].to(self.device) for indices in order.to(self.images.device).split(batch_size))
-        return batches if self.dataset.resident else prefetched(batches)
-
-    def val_batches(self) -> Iterator[Tensor]:
-        """The validation images on the device, uint8 `[B, channels, H, W]`."""
-        batch_size = min(VAL_BATCH, max(MIN_VAL_BATCH, VAL_PIXELS // self.dataset.image_size**2))
-        return (images.to(self.device) for images in torch.split(self.val_images, batch_size))
-
-    def batch(
-        self, indices: Tensor, views: Tensor | None, pixels: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Training images as the student sees them, their labels, and the teacher's answers to those very views.
-
-        Args:
-            indices: `[B]` image numbers.
-            views: `[B]` view numbers; None: the clean image.
-            pixels: these images as `read` gives them; None: they are fetched now.
-
-        Returns:
-            Normalised images `[B, channels, H, W]`, labels `[B]`, teacher logits `[B, C]` float32 or None.
-        """
-        images = self.images[indices.to(self.images.device)].to(self.device) if pixels is None else pixels
-        if views is not None:
-            images = apply_views(images, self.views[views])
-        logits = None
-        if self.teacher_logits is not None:
-            logits = (self.teacher_logits[0, indices] if views is None else self.teacher_logits[views, indices]).float()
-        return self.normalise(images), self.labels[indices], logits
 
 
 class Evaluation(NamedTuple):
@@ -145,14 +68,14 @@ def train(
     """
     training = TrainingConfig.model_validate(trial["training"])
     check_fit(training, data.dataset)
-    objective = build_objective(trial["objective"])
-    if objective.needs_teacher and data.teacher_logits is None:
+    objective = build_objective(trial["objective"], data.dataset)
+    if objective.needs_teacher and not data.has_teacher:
         raise ConfigError(f"{trial['objective']['name']} needs a teacher; add trial.teacher")
     with _seeded(derive_seed(seed, "weights"), data.device):
         network = build_student(trial["student"], data.dataset)
     network.to(data.device).to(memory_format=LAYOUT)
     if resume is None and isinstance(network, StartsFromImages):
-        network.initialise_from(data.normalise(data.images[:INITIAL_IMAGES]))
+        network.initialise_from(data.first_images())
     optimizer = build_optimizer(trial["optimizer"], network)
     peak_lr = optimizer.param_groups[0]["lr"]
     start = 0
@@ -200,6 +123,41 @@ def check_fit(training: TrainingConfig, dataset: Dataset) -> None:
         raise ConfigError(problems)
 
 
+def rehearse(trial: Mapping[str, Any], dataset: Dataset) -> None:
+    """One forward and backward pass over two black images: what is wrong with the user's own code shows before Ray.
+
+    Raises:
+        ConfigError: the student or the objective does not do what it must.
+    """
+    objective = build_objective(trial["objective"], dataset)
+    student, loss = trial["student"]["name"], trial["objective"]["name"]
+    if objective.needs_teacher and "teacher" not in trial:
+        raise ConfigError(f"{loss} needs a teacher; add trial.teacher")
+    images = torch.zeros(2, dataset.in_channels, dataset.image_size, dataset.image_size)
+    teacher_logits = torch.zeros(2, dataset.num_classes) if objective.needs_teacher else None
+    with _seeded(0, torch.device("cpu")):
+        logits = _attempt(student, lambda: build_student(trial["student"], dataset)(images))
+        if not isinstance(logits, Tensor) or logits.shape != (2, dataset.num_classes):
+            given = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ConfigError(
+                f"{student} must answer images {list(images.shape)} with logits [2, {dataset.num_classes}], not {given}"
+            )
+        parts = _attempt(loss, lambda: objective(logits, torch.zeros(2, dtype=torch.long), teacher_logits))
+        if not isinstance(parts, dict) or any(not isinstance(part, Tensor) or part.ndim for part in parts.values()):
+            raise ConfigError(f"{loss} must return a dict of scalar tensors: its weighted parts by name")
+        _attempt(loss, lambda: torch.stack(list(parts.values())).sum().backward())
+
+
+def _attempt(name: str, call: Callable[[], Any]) -> Any:
+    """What the user's code returns; whatever it raises, as an error of the configuration that named it."""
+    try:
+        return call()
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{name} failed on two black images: {type(error).__name__}: {error}") from error
+
+
 @torch.inference_mode()
 def evaluate(network: nn.Module, data: TrialData) -> Evaluation:
     """Accuracy, loss, agreement with the teacher and calibration on the clean validation images."""
@@ -217,8 +175,8 @@ def evaluate(network: nn.Module, data: TrialData) -> Evaluation:
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Trainable parameters."""
-    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    """Parameters, learnt and fixed."""
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def _train_epoch(
@@ -234,6 +192,7 @@ def _train_epoch(
     """One pass over the training images; returns the mean of every part of the loss."""
     network.train()
     schedule = SCHEDULES[training.schedule]
+    transform = find_transform(training.transform)
     order, views = _plan_epoch(len(data.labels), training.views, derive_seed(seed, "order", epoch))
     order = order.to(data.device)
     views = None if views is None else views.to(data.device)
@@ -243,7 +202,9 @@ def _train_epoch(
     sums: dict[str, Tensor] = {}
     for step, pixels in enumerate(data.read(order, training.batch_size)):
         chosen = slice(step * training.batch_size, (step + 1) * training.batch_size)
-        images, labels, teacher_logits = data.batch(order[chosen], None if views is None else views[chosen], pixels)
+        images, labels, teacher_logits = data.batch(
+            order[chosen], None if views is None else views[chosen], pixels, transform, objective.needs_teacher
+        )
         with torch.autocast(data.device.type, torch.bfloat16, enabled=half):
             logits = network(images.contiguous(memory_format=LAYOUT))
         parts = objective(logits.float(), labels, teacher_logits)
@@ -264,13 +225,6 @@ def _plan_epoch(num_images: int, num_views: int, seed: int) -> tuple[Tensor, Ten
     if num_views == 1:
         return order, None
     return order, torch.randint(num_views, (num_images,), generator=generator)
-
-
-def _tensor(images: np.ndarray) -> Tensor:
-    """An array as a tensor, without a copy. Of one that is mapped read-only torch warns; nobody here writes to it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(images)
 
 
 @contextmanager

@@ -18,15 +18,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from kd_tune import __version__, checkpoint
+from kd_tune import __version__, checkpoint, teacher
 from kd_tune.catalog import build_objective, load_dataset
 from kd_tune.config import TrainingConfig
 from kd_tune.data import Dataset
-from kd_tune.engine import State, TrialData, train
+from kd_tune.engine import State, train
 from kd_tune.errors import ConfigError
 from kd_tune.paths import read_json
-from kd_tune.records import Assignment, EpochRow, finite_or_none, none_to_nan
-from kd_tune.soft_targets import open_bank
+from kd_tune.records import Assignment, EpochRow, TeacherPlace, finite_or_none, none_to_nan
+from kd_tune.soft_targets import open_bank, read_fingerprint
+from kd_tune.trial_data import TrialData
 
 
 def open_trial(assignment: Assignment) -> Iterator[EpochRow]:
@@ -43,7 +44,7 @@ def open_trial(assignment: Assignment) -> Iterator[EpochRow]:
     data = _trial_data(
         json.dumps(assignment.trial["dataset"], sort_keys=True),
         assignment.source,
-        assignment.bank,
+        assignment.teacher,
         TrainingConfig.model_validate(assignment.trial["training"]).views,
         assignment.device,
     )
@@ -65,19 +66,30 @@ def open_trial(assignment: Assignment) -> Iterator[EpochRow]:
 
 
 @lru_cache(maxsize=1)
-def _trial_data(dataset_json: str, source: str | None, bank: str | None, views: int, device: str) -> TrialData:
-    """Data and soft targets on a device; kept, because actors are reused for many trials of one search."""
-    dataset = load_dataset(json.loads(dataset_json), None if source is None else Path(source))
-    opened = None
-    if bank is not None:
-        fingerprint = read_json(Path(bank) / "bank.json")["fingerprint"]
-        opened = open_bank(Path(bank), fingerprint, len(dataset.train), dataset.num_classes, views)
-    return TrialData(dataset, opened, torch.device(device))
+def _dataset(dataset_json: str, source: str | None) -> Dataset:
+    """The images; kept, because actors are reused for many trials of one search."""
+    return load_dataset(json.loads(dataset_json), None if source is None else Path(source))
+
+
+@lru_cache(maxsize=1)
+def _trial_data(
+    dataset_json: str, source: str | None, place: TeacherPlace | None, views: int, device: str
+) -> TrialData:
+    """Images and a teacher's answers on a device; kept likewise, until a trial has another teacher."""
+    dataset = _dataset(dataset_json, source)
+    opened, live = None, None
+    if place is not None and place.bank is not None:
+        bank = Path(place.bank)
+        opened = open_bank(bank, read_fingerprint(bank), len(dataset.train), dataset.num_classes, views)
+    elif place is not None and place.live is not None:
+        live = teacher.load(Path(place.live), dataset)
+    return TrialData(dataset, opened, torch.device(device), live)
 
 
 def forget_data() -> None:
     """Lets go of the data that this process holds for its trials; on a GPU, of the memory that they take."""
     _trial_data.cache_clear()
+    _dataset.cache_clear()
 
 
 def describe_student(assignment: Assignment, dataset: Dataset, row: EpochRow) -> dict[str, Any]:
@@ -89,7 +101,7 @@ def describe_student(assignment: Assignment, dataset: Dataset, row: EpochRow) ->
         "arm": assignment.arm,
         "seed": assignment.seed,
         "trial": assignment.trial,
-        "objective_version": build_objective(objective).version,
+        "objective_version": build_objective(objective, dataset).version,
         "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint, "split": dataset.split},
         "input": {
             "num_classes": dataset.num_classes,

@@ -34,7 +34,17 @@ class Fingerprints(Record):
     """What a resumed run must find unchanged."""
 
     data: str
-    teacher: str | None
+    teachers: dict[str, str]
+
+
+class TeacherFacts(Record):
+    """One of a run's teachers; `prepare.PreparedTeacher` says what the fields mean."""
+
+    val_accuracy: float
+    num_parameters: int | None
+    multiply_adds: int | None
+    knows_validation_images: bool | None
+    record: dict[str, Any]
 
 
 class Manifest(Record):
@@ -45,9 +55,9 @@ class Manifest(Record):
         search_file: the file that it was started from; the run keeps a copy with everything written out.
         seed: the search's.
         source: where the data lie; None: embedded.
-        fingerprints: of data and teacher; a resumed run must find them unchanged.
+        fingerprints: of data and teachers; a resumed run must find them unchanged.
         dataset: name, split and class names.
-        teacher: its record.
+        teachers: by name, or label where a choice holds two of one name.
         versions: of everything that results depend on.
         hardware: of the machine that the search was launched on.
     """
@@ -58,7 +68,7 @@ class Manifest(Record):
     source: str | None
     fingerprints: Fingerprints
     dataset: dict[str, Any]
-    teacher: dict[str, Any] | None
+    teachers: dict[str, TeacherFacts]
     versions: dict[str, Any]
     hardware: dict[str, Any]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -25,12 +26,14 @@ LEGEND = "filled: trained to the end; hollow: stopped earlier"
 CEILING = 0.9995  # an accuracy of 1 has no place on the scale of halvings
 
 
-def figures(tables: RunTables, shares: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+def figures(tables: RunTables, shares: pd.DataFrame, by_teacher: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     """Every picture of a run that has at least one figure to show, with its file name's stem."""
     if analysis.usable(tables).empty:
         return
     yield "curves", curves(tables)
     yield "accuracy_by_parameters", accuracy_by_parameters(tables)
+    if not by_teacher.empty:
+        yield "capacity_gap", capacity_gap(tables, by_teacher)
     if not shares.empty:
         yield "importance", importance(shares, analysis.comparison_epoch(tables))
     trials = analysis.usable(tables)
@@ -79,6 +82,50 @@ def accuracy_by_parameters(tables: RunTables) -> Figure:
     axes.set_ylabel("validation accuracy")
     _finish(figure, [axes], tables)
     return figure
+
+
+def capacity_gap(tables: RunTables, by_teacher: pd.DataFrame) -> Figure:
+    """The best student of every teacher against the teacher's accuracy and size, from `analysis.by_teacher`.
+
+    A line that falls to the right says that better teachers make worse students of that size.
+    """
+    figure, (left, right) = _figure(2, width=9.6, height=4.6)
+    sizes = sorted(by_teacher["num_parameters"].unique())
+    shown = sizes[:: max(1, -(-len(sizes) // len(COLOURS)))]
+    for size, colour, marker in zip(shown, COLOURS, MARKERS, strict=False):
+        mine = by_teacher[by_teacher["num_parameters"] == size]
+        style: dict[str, Any] = {"color": colour, "marker": marker, "linewidth": 1.2}
+        left.plot(mine["teacher_accuracy"], mine[METRIC], label=f"student of {int(size):,} parameters", **style)
+        sized = mine.dropna(subset="teacher_parameters").sort_values("teacher_parameters")
+        right.plot(sized["teacher_parameters"], sized[METRIC], **style)
+    teachers = by_teacher.drop_duplicates("teacher")
+    _name_teachers(left, teachers.set_index("teacher")["teacher_accuracy"])
+    _name_teachers(right, teachers.dropna(subset="teacher_parameters").set_index("teacher")["teacher_parameters"])
+    left.set_xlabel("validation accuracy of the teacher")
+    left.xaxis.set_major_formatter(PercentFormatter(1.0))
+    right.set_xscale("log")
+    right.set_xlabel("parameters of the teacher")
+    left.set_ylabel("validation accuracy of its best student")
+    _finish(figure, [left, right], tables, by_teacher[METRIC])
+    return figure
+
+
+def _name_teachers(axes: Axes, places: pd.Series) -> None:
+    """Each teacher's name over a thin line at its place."""
+    for name, place in places.items():
+        axes.axvline(place, color="0.85", linewidth=0.8, zorder=0)
+        axes.annotate(
+            str(name),
+            (place, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(-2, -3),
+            textcoords="offset points",
+            rotation=90,
+            ha="right",
+            va="top",
+            fontsize=8,
+            color="0.4",
+        )
 
 
 def importance(shares: pd.DataFrame, epoch: int) -> Figure:
@@ -139,13 +186,13 @@ def _figure(columns: int, width: float, height: float = 4.0) -> tuple[Figure, li
     return figure, axes_row
 
 
-def _finish(figure: Figure, axes_row: list[Axes], tables: RunTables) -> None:
+def _finish(figure: Figure, axes_row: list[Axes], tables: RunTables, shown: pd.Series | None = None) -> None:
     """Puts the legend over the axes and accuracies on a scale on which halving the error is always the same step.
 
     Near the top, where the best trials are, a plain scale shows nothing.
     """
     figure.legend(loc="outside upper center", ncols=len(tables.state.quota), frameon=False)
-    values = analysis.usable(tables)[METRIC]
+    values = analysis.usable(tables)[METRIC] if shown is None else shown
     low, high = float(values.quantile(0.1)), float(values.max())
     top = 1 - (1 - min(high, CEILING)) * 0.7
     for axes in axes_row:

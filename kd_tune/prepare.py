@@ -1,9 +1,9 @@
-"""What a search needs before it starts: data, a teacher, the teacher's soft targets. Made once, found again after."""
+"""What a search needs before it starts: its teachers, and their answers. Made once, found again after."""
 
 from __future__ import annotations
 
-import json
-import shutil
+import hashlib
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,79 +13,65 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from kd_tune import checkpoint, host, soft_targets, teacher
-from kd_tune.augment import view_table
-from kd_tune.catalog import build_student, check_trial, load_dataset
-from kd_tune.config import Source, TrainingConfig, known_names, override, parse_search_file
-from kd_tune.data import DATASETS, Dataset, resolve_source
-from kd_tune.engine import check_fit
+from kd_tune import soft_targets, teacher
+from kd_tune.catalog import architecture_of, build_student, teachers_of
+from kd_tune.config import branch_name
+from kd_tune.data import Dataset
+from kd_tune.engine import count_parameters
 from kd_tune.errors import ConfigError
-from kd_tune.manifest import hardware, versions
-from kd_tune.paths import exclusive, read_json
-from kd_tune.records import Assignment, EpochRow
-from kd_tune.space import Space
+from kd_tune.models.cost import multiply_adds
+from kd_tune.records import TeacherPlace, derive_seed
 from kd_tune.teacher import Teacher
+from kd_tune.teacher_import import import_teacher
+from kd_tune.teacher_training import recipe, train_teacher
+from kd_tune.trial_data import best_device
 from kd_tune.watch import duration, progress
-
-TEACHER_SEED = 0
-
-# How a teacher is trained when a search needs one and none is there; chosen on validation data. `kd-tune teacher train
-# --set training.num_epochs=6` changes any of it.
-RECIPES: dict[str, dict[str, Any]] = {
-    "digits": {
-        "objective": {"name": "label_smoothing", "smoothing": 0.1},
-        "optimizer": {"name": "sgd", "lr": 0.1, "weight_decay": 5e-4},
-        "training": {"num_epochs": 15, "batch_size": 100, "views": 81},
-    },
-    "compact": {
-        "objective": {"name": "label_smoothing", "smoothing": 0.1},
-        "optimizer": {"name": "sgd", "lr": 0.6, "momentum": 0.85, "weight_decay": 1.3e-3},
-        "training": {"num_epochs": 30, "batch_size": 512, "views": 162},
-    },
-    "vgg13_bn": {
-        "objective": {"name": "label_smoothing", "smoothing": 0.1},
-        "optimizer": {"name": "sgd", "lr": 0.1, "weight_decay": 5e-4},
-        "training": {"num_epochs": 100, "batch_size": 256, "views": 162},
-    },
-}
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What the trials of a search share.
+class PreparedTeacher:
+    """One teacher of a search, ready to be learnt from.
 
     Attributes:
-        dataset: loaded, split.
-        teacher: loaded and verified, if the trial names one.
-        bank: folder of its soft targets, filled.
+        place: where its answers are.
+        fingerprint: of all that its answers follow from.
+        val_accuracy: of its clean answers, on this search's validation images.
+        num_parameters: of its network; None if there is none here.
+        multiply_adds: of its network for one image; likewise.
+        knows_validation_images: whether it learnt from images that this search selects on; None if nobody knows.
+        record: how it came to be.
     """
 
-    dataset: Dataset
-    teacher: Teacher | None
-    bank: Path | None
-
-    @property
-    def teacher_fingerprint(self) -> str | None:
-        """Of the teacher, if the trial names one."""
-        return None if self.teacher is None else self.teacher.fingerprint
-
-
-def best_device() -> torch.device:
-    """The fastest device of this process."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place: TeacherPlace
+    fingerprint: str
+    val_accuracy: float
+    num_parameters: int | None
+    multiply_adds: int | None
+    knows_validation_images: bool | None
+    record: dict[str, Any]
 
 
-def prepare(trial: Mapping[str, Any], dataset: Dataset, source: Path | None, console: Console) -> Prepared:
-    """Finds the teacher or trains it, and fills the bank for the views that the trial asks for.
+def prepare(
+    trial: Mapping[str, Any], dataset: Dataset, source: Path | None, console: Console
+) -> dict[str, PreparedTeacher]:
+    """Every teacher that a trial may name: found or trained, and asked about the views that the trial wants.
+
+    Returns:
+        By `config.branch_name` of the teacher's section; empty without a teacher.
 
     Raises:
-        ConfigError: teacher or bank do not fit or are damaged.
+        ConfigError: a teacher or a bank does not fit, or is damaged.
     """
-    if "teacher" not in trial:
-        return Prepared(dataset, None, None)
-    found = find_or_train_teacher(trial["teacher"], trial["dataset"], dataset, source, console)
     views = trial["training"].get("views", 1)
-    return Prepared(dataset, found, fill_bank(found, dataset, views, console))
+    prepared = {}
+    for section in teachers_of(trial):
+        name = branch_name(section)
+        if section["name"] == "logits":
+            prepared[name] = _from_file(section, dataset, views, console)
+        else:
+            prepared[name] = _from_network(section, trial["dataset"], dataset, views, source, console)
+        _warn(name, prepared[name], console)
+    return prepared
 
 
 def find_or_train_teacher(
@@ -95,145 +81,30 @@ def find_or_train_teacher(
     source: Path | None,
     console: Console,
 ) -> Teacher:
-    """The teacher that a section names: from the cache, or trained now, once.
+    """The network that a teacher section names: its weights, one that is there already, or one trained now, once.
 
     Raises:
         ConfigError: it does not fit the data, or is another network than the section says.
     """
-    folder = teacher.folder_of(section, dataset)
-    if not teacher.exists(folder):
-        if "weights" in section:
-            raise ConfigError(
-                f"trial.teacher.weights: {folder} holds no teacher; `kd-tune teacher train --out` makes one"
-            )
-        console.print(f"teacher: no {section['name']} for {dataset.name} yet; training it now, once")
-        return train_teacher(folder, recipe(section, dataset_section, dataset), dataset, source, console)
-    found = teacher.load(folder, dataset)
-    if found.record.architecture["name"] != section["name"]:
-        raise ConfigError(
-            f"trial.teacher: {folder} holds a {found.record.architecture['name']}, not a {section['name']}"
-        )
-    console.print(f"teacher: {found.describe()}")
-    if (found.record.dataset or {}).get("fingerprint") != dataset.fingerprint:
-        console.print(
-            "teacher: it learnt from other images or another split; it may know this search's validation images"
-        )
-    return found
-
-
-def recipe(section: Mapping[str, Any], dataset_section: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
-    """The trial by which a teacher is trained: a trial without a teacher whose student is the teacher's network.
-
-    Views and batch are at most what the data set has.
-    """
-    if section["name"] not in RECIPES:
-        raise ConfigError(f"there is no recipe to train a {section['name']}; {known_names(section['name'], RECIPES)}")
-    trial = {"dataset": dict(dataset_section), "student": dict(section), **RECIPES[section["name"]]}
-    training = trial["training"]
-    views = min(training["views"], len(view_table(dataset.flips)))
-    trial["training"] = training | {"views": views, "batch_size": min(training["batch_size"], len(dataset.train))}
-    return trial
-
-
-def train_teacher(
-    folder: Path, trial: Mapping[str, Any], dataset: Dataset, source: Path | None, console: Console
-) -> Teacher:
-    """Trains a teacher through the engine, with checkpoints; a training that was stopped goes on.
-
-    Args:
-        folder: where the teacher will lie.
-        trial: its recipe.
-        dataset: what it learns.
-        source: where the data lie.
-        console: shows progress.
-
-    Raises:
-        ConfigError: the recipe does not fit the data, somebody else is training this teacher, an unfinished training of
-            another recipe lies in the way, or the training diverged.
-    """
-    check_fit(TrainingConfig.model_validate(trial["training"]), dataset)
-    work = folder.with_name(folder.name + ".training")
-    began = time.monotonic()
-    with exclusive(folder.with_name(folder.name + ".lock"), f"{folder}: another process is training this teacher"):
-        _check_unfinished(work, trial)
-        row = _train(work, trial, source, console)
-        _keep(folder, work, trial, dataset, row, time.monotonic() - began)
-    trained = teacher.load(folder, dataset)
-    console.print(f"teacher: trained in {duration(time.monotonic() - began)}: {trained.describe()}")
-    return trained
-
-
-def _train(work: Path, trial: Mapping[str, Any], source: Path | None, console: Console) -> EpochRow:
-    """Trains to the end, with checkpoints in `work`; returns the last row."""
-    num_epochs = trial["training"]["num_epochs"]
-    assignment = Assignment(
-        number=0,
-        arm="teacher",
-        trial=dict(trial),
-        seed=TEACHER_SEED,
-        checkpoints=str(work),
-        source=None if source is None else str(source),
-        bank=None,
-        checkpoint_epochs=(num_epochs,),
-        device=best_device().type,
-        threads=torch.get_num_threads(),
-    )
-    found = checkpoint.newest(work)
-    row = None
-    with progress(console, f"training {trial['student']['name']}, epoch") as advance:
-        advance(0 if found is None else checkpoint.epoch_of(found), num_epochs)
-        for row in host.open_trial(assignment):
-            advance(row.epoch, num_epochs, f"validation {row.val_accuracy:.2%}")
-    host.forget_data()
-    assert row is not None
-    if row.diverged:
-        shutil.rmtree(work)
-        raise ConfigError(f"the training of the teacher diverged in epoch {row.epoch}; lower --set optimizer.lr")
-    return row
-
-
-def _keep(folder: Path, work: Path, trial: Mapping[str, Any], dataset: Dataset, row: EpochRow, seconds: float) -> None:
-    """Makes a teacher of a training's last checkpoint, and deletes the training."""
-    newest = checkpoint.newest(work)
-    assert newest is not None
-    record = read_json(newest / checkpoint.TRIAL)
-    network = build_student(trial["student"], dataset)
-    checkpoint.load_weights(newest / checkpoint.WEIGHTS, network)
-    made = {
-        "architecture": trial["student"],
-        "input": record["input"],
-        "class_names": record["class_names"],
-        "normalisation": record["normalisation"],
-        "recipe": dict(trial),
-        "seed": TEACHER_SEED,
-        "dataset": record["dataset"],
-        "val_accuracy": row.val_accuracy,
-        "val_loss": row.val_loss,
-        "num_parameters": row.num_parameters,
-        "seconds_of_last_launch": round(seconds, 1),
-        "threads": torch.get_num_threads(),
-        "hardware": hardware(),
-        "versions": versions(),
-        "test_openings": [],
-    }
-    teacher.save(folder, network, made)
-    shutil.rmtree(work)
-
-
-def measure_teacher(folder: Path, dataset: Dataset) -> dict[str, Any]:
-    """Opens the test set for a teacher, and records the opening and its figure in `teacher.json`."""
-    found = teacher.load(folder, dataset)
-    opening: dict[str, Any] = {"time": time.time()}
-
-    def log(what: dict[str, Any]) -> None:
-        opening.update(what)
-        teacher.update_record(folder, test_openings=[*found.record.test_openings, opening])
-
-    images = dataset.open_test("teacher measure", log)
-    opening["test_accuracy"] = teacher.accuracy(found, images, best_device())
-    opening["num_images"] = len(images)
-    teacher.update_record(folder, test_openings=[*found.record.test_openings, opening])
-    return opening
+    architecture = architecture_of(section)
+    if section["name"] == "random":
+        return _random(section, dataset)
+    if section["name"] == "permuted":
+        architecture = {"name": section["of"]}
+    if "weights" in section:
+        folder = _folder_of_weights(section, architecture, dataset, console)
+    else:
+        found = teacher.find(architecture, dataset)
+        if found is None:
+            console.print(f"teacher: no {architecture['name']} for {dataset.name} yet; training it now, once")
+            folder = teacher.folder_of(architecture, dataset)
+            return train_teacher(folder, recipe(architecture, dataset_section, dataset), dataset, source, console)
+        folder = found
+    loaded = teacher.load(folder, dataset)
+    if loaded.record.architecture != architecture:
+        raise ConfigError(f"trial.teacher: {folder} holds {loaded.record.architecture}, not {architecture}")
+    console.print(f"teacher: {loaded.describe()}")
+    return loaded
 
 
 def fill_bank(found: Teacher, dataset: Dataset, views: int, console: Console) -> Path:
@@ -256,47 +127,95 @@ def fill_bank(found: Teacher, dataset: Dataset, views: int, console: Console) ->
     return folder
 
 
-def _check_unfinished(work: Path, trial: Mapping[str, Any]) -> None:
-    found = checkpoint.newest(work)
-    if found is None:
-        return
-    if read_json(found / checkpoint.TRIAL).get("trial") != trial:
-        raise ConfigError(
-            f"{work}: an unfinished training with another recipe lies here; finish it, or delete the folder"
+def _from_network(
+    section: Mapping[str, Any],
+    dataset_section: Mapping[str, Any],
+    dataset: Dataset,
+    views: int,
+    source: Path | None,
+    console: Console,
+) -> PreparedTeacher:
+    found = find_or_train_teacher(section, dataset_section, dataset, source, console)
+    if section.get("mode") == "live":
+        console.print(
+            f"teacher: {branch_name(section)} is live, asked in every step of every trial; with stored answers "
+            "(mode: bank) it would be asked once"
         )
+        place, fingerprint = TeacherPlace(live=str(found.folder.resolve())), found.fingerprint
+        right = teacher.accuracy(found, dataset.val, best_device())
+        found.network.cpu()
+    else:
+        bank = fill_bank(found, dataset, views, console)
+        if section["name"] == "permuted":
+            bank = soft_targets.permute(bank, dataset, views, section.get("seed", 0))
+        place = TeacherPlace(bank=str(bank.resolve()))
+        fingerprint = soft_targets.read_fingerprint(bank)
+        right = _bank_accuracy(bank, fingerprint, dataset, views)
+    return PreparedTeacher(
+        place=place,
+        fingerprint=fingerprint,
+        val_accuracy=right,
+        num_parameters=count_parameters(found.network),
+        multiply_adds=multiply_adds(
+            lambda: build_student(found.record.architecture, dataset), dataset.in_channels, dataset.image_size
+        ),
+        knows_validation_images=teacher.knows_validation_images(found.record, dataset),
+        record=found.record.model_dump(exclude={"weights_sha256"}),
+    )
 
 
-def checked_recipe(
-    section: Mapping[str, Any], dataset_section: Mapping[str, Any], dataset: Dataset, overrides: list[str]
-) -> dict[str, Any]:
-    """A teacher's recipe with overrides, checked like any other trial.
-
-    Raises:
-        ConfigError: an unknown name, a value outside its domain, or another data set than the one given.
-    """
-    raw: dict[str, Any] = {"trial": json.loads(json.dumps(recipe(section, dataset_section, dataset)))}
-    for text in overrides:
-        override(raw["trial"], text)
-    file = parse_search_file(raw, Source("teacher recipe", {}))
-    problems = check_trial(file.trial, file.source)
-    if not problems and Space(file.trial).parameters():
-        problems = ["teacher recipe: a teacher is trained once; it cannot hold ranges"]
-    if not problems and file.trial["dataset"] != dataset_section:
-        problems = ["teacher recipe: --set cannot change the data set; use --dataset and --data"]
-    if problems:
-        raise ConfigError(problems)
-    return file.trial
+def _from_file(section: Mapping[str, Any], dataset: Dataset, views: int, console: Console) -> PreparedTeacher:
+    """A teacher of which there is a file of logits and nothing else."""
+    bank = soft_targets.from_file(Path(os.path.expanduser(section["file"])), dataset, views)
+    fingerprint = soft_targets.read_fingerprint(bank)
+    right = _bank_accuracy(bank, fingerprint, dataset, views)
+    console.print(f"teacher: logits from {section['file']}, validation accuracy {right:.2%}; {views} views in {bank}")
+    record = {"logits": str(section["file"])}
+    return PreparedTeacher(TeacherPlace(bank=str(bank.resolve())), fingerprint, right, None, None, None, record)
 
 
-def known_source(dataset_name: str, source: Path | None) -> Path | None:
-    """Where a data set lies, once its name is known to be one."""
-    if dataset_name not in DATASETS:
-        raise ConfigError(f"unknown data set '{dataset_name}'; {known_names(dataset_name, DATASETS)}")
-    return resolve_source(dataset_name, source)
+def _bank_accuracy(bank: Path, fingerprint: str, dataset: Dataset, views: int) -> float:
+    """Share of the validation images that a bank's clean answers classify right."""
+    opened = soft_targets.open_bank(bank, fingerprint, len(dataset.train), dataset.num_classes, views)
+    return float((opened.val_logits.argmax(-1) == dataset.val.labels).mean())
 
 
-def locate_teacher(name: str, dataset_name: str, source: Path | None) -> tuple[Path, Dataset]:
-    """The folder of a teacher by name or path, and the data set loaded."""
-    dataset = load_dataset({"name": dataset_name}, known_source(dataset_name, source))
-    path = Path(name)
-    return (path if teacher.exists(path) else teacher.folder_of({"name": name}, dataset)), dataset
+def _random(section: Mapping[str, Any], dataset: Dataset) -> Teacher:
+    """The control with first weights, kept in the cache like any other teacher."""
+    architecture = {"name": section["network"]}
+    seed = section.get("seed", 0)
+    folder = teacher.folder_of(architecture | {"random": seed}, dataset)
+    if not teacher.exists(folder):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, "random teacher"))
+            network = build_student(architecture, dataset)
+        teacher.save(folder, network, teacher.base_record(architecture, dataset) | {"untrained": True, "seed": seed})
+    return teacher.load(folder, dataset)
+
+
+def _folder_of_weights(
+    section: Mapping[str, Any], architecture: dict[str, Any], dataset: Dataset, console: Console
+) -> Path:
+    """The teacher that `weights` points to: a teacher's folder, or a file that is imported first, once."""
+    path = Path(os.path.expanduser(section["weights"]))  # unlike Path's, it never raises
+    if not path.is_file():
+        if not teacher.exists(path):
+            raise ConfigError(
+                f"trial.teacher.weights: {path} holds no teacher and is no file of weights; `kd-tune teacher train "
+                "--out` makes a teacher's folder"
+            )
+        return path
+    digest = hashlib.sha256(path.read_bytes())
+    digest.update(repr((architecture, section.get("normalisation"), dataset.fingerprint)).encode())
+    folder = teacher.imported_folder(f"{architecture['name']}-{digest.hexdigest()[:12]}", dataset.name)
+    if not teacher.exists(folder):
+        import_teacher(path, architecture, dataset, folder, console, normalisation=section.get("normalisation"))
+    return folder
+
+
+def _warn(name: str, found: PreparedTeacher, console: Console) -> None:
+    if found.knows_validation_images:
+        console.print(
+            f"teacher: {name} learnt from images that this search selects on; its own accuracy there says nothing, "
+            "and students that copy it look better than they are"
+        )

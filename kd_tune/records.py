@@ -49,7 +49,7 @@ class EpochRow:
         learning_rate: the rate of the epoch's last step.
         seconds: wall clock of training and validation.
         images_per_second: training images over the seconds spent training.
-        num_parameters: trainable parameters of the student.
+        num_parameters: parameters of the student.
         diverged: the loss was not finite; the trial ends here.
         restored: the row was read from a checkpoint, not trained now.
     """
@@ -103,6 +103,19 @@ def none_to_nan(row: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class TeacherPlace:
+    """Where a trial finds its teacher's answers: in one of the two.
+
+    Attributes:
+        bank: folder of the soft targets.
+        live: folder of the teacher itself, which is asked in every step.
+    """
+
+    bank: str | None = None
+    live: str | None = None
+
+
+@dataclass(frozen=True)
 class Assignment:
     """Everything that a host needs to train one trial; plain values, so that it crosses processes.
 
@@ -113,7 +126,7 @@ class Assignment:
         seed: of the student's first weights, of the order of images and of views.
         checkpoints: folder that holds this trial's checkpoints, `epoch_0003` and so on.
         source: where the data lie; None: the usual place.
-        bank: folder of the teacher's soft targets, if there is a teacher.
+        teacher: where its answers are, if there is a teacher.
         checkpoint_epochs: epochs after which a checkpoint is written whatever the clock says.
         checkpoint_seconds: at the first epoch's end after so many seconds one is written too.
         device: `cpu` or `cuda`.
@@ -126,7 +139,7 @@ class Assignment:
     seed: int
     checkpoints: str
     source: str | None
-    bank: str | None
+    teacher: TeacherPlace | None
     checkpoint_epochs: tuple[int, ...] = ()
     checkpoint_seconds: float = 30.0
     device: str = "cpu"

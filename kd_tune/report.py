@@ -18,7 +18,8 @@ from kd_tune.results import RunTables
 from kd_tune.watch import duration, short
 
 TOP = 5
-PERCENT = {METRIC, "of_full", "importance"}
+PERCENT = {METRIC, "of_full", "importance", "teacher_accuracy"}
+COUNTS = {"num_parameters", "teacher_parameters", "teacher_multiply_adds"}
 
 
 def write(folder: Path, console: Console) -> Path:
@@ -40,7 +41,7 @@ def write(folder: Path, console: Console) -> Path:
         for name, table in sections.items():
             table.to_csv(temporary / f"{name}.csv", index=False)
         pictures = []
-        for name, figure in plots.figures(tables, sections["importance"]):
+        for name, figure in plots.figures(tables, sections["importance"], sections["by_teacher"]):
             figure.savefig(temporary / f"{name}.png")
             pictures.append(name)
         (temporary / "report.md").write_text(_page(tables, sections, pictures), encoding="utf-8")
@@ -54,6 +55,8 @@ def _sections(tables: RunTables) -> dict[str, pd.DataFrame]:
         "best_by_student": analysis.best_by_student(tables),
         "outcomes": analysis.outcomes(tables),
         "importance": analysis.importance(tables),
+        "teachers": analysis.teachers(tables),
+        "by_teacher": analysis.by_teacher(tables),
     }
 
 
@@ -67,8 +70,11 @@ def _print(tables: RunTables, sections: dict[str, pd.DataFrame], console: Consol
         )
     for title, frame in (
         ("The best of each arm at every size of student (after so many epochs)", _pivot(sections["best_by_student"])),
+        ("What students of each teacher reach", sections["by_teacher"]),
         ("How trials ended", sections["outcomes"]),
     ):
+        if frame.empty:
+            continue
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, title_style="bold")
         for column in frame.columns:
             table.add_column(str(column).replace("_", " "), justify="left" if column == "arm" else "right")
@@ -138,6 +144,6 @@ def _cell(column: Any, value: Any) -> str:
         return ""
     if isinstance(value, float) and column in PERCENT:
         return f"{value:.2%}"
-    if column == "num_parameters":
+    if column in COUNTS:
         return f"{int(value):,}"
     return short(value)

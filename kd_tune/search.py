@@ -17,11 +17,18 @@ from typing import Any
 import optuna
 from rich.console import Console
 
-from kd_tune import cluster, records
-from kd_tune.catalog import build_objective, build_student, check_trial, control_objective, load_dataset
+from kd_tune import cluster, records, user_code
+from kd_tune.catalog import (
+    build_objective,
+    build_student,
+    check_trial,
+    control_objective,
+    load_dataset,
+    teachers_of,
+)
 from kd_tune.config import SearchFile, TrainingConfig, load_search_file
 from kd_tune.data import Dataset, resolve_source
-from kd_tune.engine import check_fit
+from kd_tune.engine import check_fit, rehearse
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import (
     KEPT_CHECKPOINTS,
@@ -32,6 +39,7 @@ from kd_tune.ledger import (
     Manifest,
     Run,
     RunState,
+    TeacherFacts,
     TrialState,
     already_there,
     checkpoints_of,
@@ -40,7 +48,8 @@ from kd_tune.ledger import (
 )
 from kd_tune.manifest import hardware, versions
 from kd_tune.paths import read_record
-from kd_tune.prepare import Prepared, prepare
+from kd_tune.prepare import PreparedTeacher, prepare
+from kd_tune.records import TeacherPlace
 from kd_tune.scheduler import Referee, replay_verdicts
 from kd_tune.space import Space, to_raw
 from kd_tune.strict_yaml import dump_yaml
@@ -85,9 +94,9 @@ def start(file: SearchFile, folder: Path, launch: Launch, console: Console) -> R
     dataset = load_dataset(file.trial["dataset"], source)
     check_draws(spaces, dataset, file.search.seed)
     prepared = prepare(file.trial, dataset, source, console)
-    run = Run.create(folder, dump_yaml(_resolved(file)), _manifest(file, prepared, source))
+    run = Run.create(folder, dump_yaml(_resolved(file)), _manifest(file, dataset, prepared, source))
     try:
-        return _run(run, file, spaces, prepared, replace(launch, source=source), console)
+        return _run(run, file, spaces, _places(prepared), replace(launch, source=source), console)
     except BaseException:
         if not run.state.trials:  # the cluster was not there, or cannot hold a trial
             shutil.rmtree(folder)
@@ -111,14 +120,22 @@ def resume(folder: Path, launch: Launch, console: Console) -> RunState:
         dataset = load_dataset(file.trial["dataset"], source)
         _check_unchanged(folder, "data", dataset.fingerprint, manifest.fingerprints.data)
         prepared = prepare(file.trial, dataset, source, console)
-        _check_unchanged(folder, "teacher", prepared.teacher_fingerprint, manifest.fingerprints.teacher)
+        _check_unchanged(folder, "teacher", _fingerprints(prepared), manifest.fingerprints.teachers)
     except BaseException:
         run.close()
         raise
-    return _run(run, file, spaces, prepared, replace(launch, source=source), console)
+    return _run(run, file, spaces, _places(prepared), replace(launch, source=source), console)
 
 
-def _check_unchanged(folder: Path, what: str, now: str | None, then: str | None) -> None:
+def _places(prepared: Mapping[str, PreparedTeacher]) -> dict[str, TeacherPlace]:
+    return {name: found.place for name, found in prepared.items()}
+
+
+def _fingerprints(prepared: Mapping[str, PreparedTeacher]) -> dict[str, str]:
+    return {name: found.fingerprint for name, found in prepared.items()}
+
+
+def _check_unchanged(folder: Path, what: str, now: object, then: object) -> None:
     if now != then:
         raise ConfigError(f"{folder}: the {what} is not what the run started with (now {now}, then {then})")
 
@@ -157,14 +174,19 @@ def check(file: SearchFile) -> dict[str, Space]:
 def check_draws(spaces: Mapping[str, Space], dataset: Dataset, seed: int) -> None:
     """Binds a couple of hundred random draws of every arm to the data set; ConfigError if one cannot be trained."""
     problems: set[str] = set()
+    rehearsed: set[tuple[str, str]] = set()
     for space in spaces.values():
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed % 2**32))
         for _ in range(CHECKED_DRAWS if space.parameters() else 1):
             trial = space.fill(space.suggest(study.ask()))
+            names = trial["student"]["name"], trial["objective"]["name"]
             try:
                 check_fit(TrainingConfig.model_validate(trial["training"]), dataset)
-                build_objective(trial["objective"])
+                build_objective(trial["objective"], dataset)
                 build_student(trial["student"], dataset)
+                if names not in rehearsed:
+                    rehearse(trial, dataset)
+                    rehearsed.add(names)
             except ConfigError as error:
                 problems.update(error.problems)
     if problems:
@@ -174,12 +196,15 @@ def check_draws(spaces: Mapping[str, Space], dataset: Dataset, seed: int) -> Non
 def _space_of_arm(trial: Mapping[str, Any], arm: str) -> Space:
     """The file's own trial, or the same with an objective that the teacher has no part in.
 
-    Controls keep the teacher section: nothing is learnt from it, but their agreement with it is measured.
+    Controls keep the teacher section where it names one teacher that need not be asked again: nothing is learnt from
+    it, but their agreement with it is measured.
     """
     template = dict(trial)
     template["training"] = TrainingConfig.model_validate(_constants(trial["training"])).model_dump() | trial["training"]
     if arm != "distil":
         template["objective"] = control_objective(arm)
+        if len(teachers_of(trial)) > 1 or any(section.get("mode") == "live" for section in teachers_of(trial)):
+            del template["teacher"]  # not a parameter of an arm that has no use for it, nor worth asking in every step
     return Space(template)
 
 
@@ -190,28 +215,45 @@ def _constants(training: Mapping[str, Any]) -> dict[str, Any]:
 def _resolved(file: SearchFile) -> dict[str, Any]:
     """The search file with overrides and defaults written out: what `search.yaml` in a run holds."""
     trial = to_raw(_space_of_arm(file.trial, "distil").template)
-    if "weights" in trial.get("teacher", {}):
-        trial["teacher"]["weights"] = str(Path(trial["teacher"]["weights"]).expanduser().resolve())
+    node = trial.get("teacher", {})
+    for section in node.get("choice", [node]):
+        for key in {"weights", "file"} & section.keys():
+            section[key] = str(Path(section[key]).expanduser().resolve())
     return {"search": file.search.model_dump(), "resources": file.resources.model_dump(), "trial": trial}
 
 
-def _manifest(file: SearchFile, prepared: Prepared, source: Path | None) -> Manifest:
-    dataset = prepared.dataset
+def _manifest(
+    file: SearchFile, dataset: Dataset, prepared: Mapping[str, PreparedTeacher], source: Path | None
+) -> Manifest:
     return Manifest(
         created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         search_file=file.source.name,
         source=None if source is None else str(source),
         seed=file.search.seed,
-        fingerprints=Fingerprints(data=dataset.fingerprint, teacher=prepared.teacher_fingerprint),
+        fingerprints=Fingerprints(data=dataset.fingerprint, teachers=_fingerprints(prepared)),
         dataset={"name": dataset.name, "split": dataset.split, "class_names": list(dataset.class_names)},
-        teacher=None if prepared.teacher is None else prepared.teacher.record.model_dump(exclude={"weights_sha256"}),
+        teachers={
+            name: TeacherFacts(
+                val_accuracy=found.val_accuracy,
+                num_parameters=found.num_parameters,
+                multiply_adds=found.multiply_adds,
+                knows_validation_images=found.knows_validation_images,
+                record=found.record,
+            )
+            for name, found in prepared.items()
+        },
         versions=versions(),
         hardware=hardware(),
     )
 
 
 def _run(
-    run: Run, file: SearchFile, spaces: dict[str, Space], prepared: Prepared, launch: Launch, console: Console
+    run: Run,
+    file: SearchFile,
+    spaces: dict[str, Space],
+    teachers: Mapping[str, TeacherPlace],
+    launch: Launch,
+    console: Console,
 ) -> RunState:
     """Gives Ray what there is to do; records how this launch began and ended."""
     num_epochs = file.trial["training"]["num_epochs"]
@@ -227,9 +269,10 @@ def _run(
             seed=file.search.seed,
             folder=str(run.folder.resolve()),
             source=None if launch.source is None else str(launch.source.resolve()),
-            bank=None if prepared.bank is None else str(prepared.bank.resolve()),
+            teachers=teachers,
             checkpoint_epochs=(1, *referee.epochs, num_epochs),
             threads=file.resources.cpus_per_trial,
+            allowed=(user_code.allowed(), user_code.search_path()),
         )
         with cluster.connected(launch.address):
             slots = cluster.num_slots(file.resources)

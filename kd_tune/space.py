@@ -2,7 +2,7 @@
 
 A draw is a flat dict from a parameter's name to its value. A parameter is named by its path (`objective.alpha`); inside
 a choice of sections the branch is part of the name (`objective[hinton].alpha`), and the choice itself is a categorical
-parameter (`objective`) whose values are the sections' names.
+parameter (`objective`) whose values are the sections' names (or labels, where two have the same name).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kd_tune.config import Choice, FloatRange, IntRange, Range
+from kd_tune.config import Choice, FloatRange, IntRange, Range, branch_name
 
 if TYPE_CHECKING:
     import optuna
@@ -146,7 +146,7 @@ def _resolve(node: Any, name: str, choose: Choose) -> Any:
         return {key: _resolve(value, _join(name, key), choose) for key, value in node.items()}
     if isinstance(node, Choice) and node.is_sections:
         branch = choose(name, node)
-        section = next(option for option in node.options if option["name"] == branch)
+        section = next(option for option in node.options if branch_name(option) == branch)
         return _resolve(section, f"{name}[{branch}]", choose)
     if isinstance(node, FloatRange | IntRange | Choice):
         return choose(name, node)
@@ -161,7 +161,7 @@ def _parameters(node: Any, name: str) -> Iterator[tuple[str, Range]]:
         yield name, node
         if isinstance(node, Choice) and node.is_sections:
             for option in node.options:
-                yield from _parameters(option, f"{name}[{option['name']}]")
+                yield from _parameters(option, f"{name}[{branch_name(option)}]")
 
 
 def _grid(node: Any, name: str) -> Iterator[Draw]:
@@ -171,8 +171,8 @@ def _grid(node: Any, name: str) -> Iterator[Draw]:
             yield {key: value for cell in combination for key, value in cell.items()}
     elif isinstance(node, Choice) and node.is_sections:
         for option in node.options:
-            for cell in _grid(option, f"{name}[{option['name']}]"):
-                yield {name: option["name"]} | cell
+            for cell in _grid(option, f"{name}[{branch_name(option)}]"):
+                yield {name: branch_name(option)} | cell
     elif isinstance(node, FloatRange | IntRange | Choice):
         yield from ({name: value} for value in _values(node))
     else:
@@ -196,7 +196,7 @@ def _num_steps(leaf: FloatRange | IntRange) -> int:
 
 def _values(leaf: Range) -> list[Any]:
     if isinstance(leaf, Choice):
-        return [option["name"] for option in leaf.options] if leaf.is_sections else list(leaf.options)
+        return [branch_name(option) for option in leaf.options] if leaf.is_sections else list(leaf.options)
     low, step = leaf.bounds[0], leaf.step or 1
     return [low + index * step for index in range(_num_steps(leaf))]
 

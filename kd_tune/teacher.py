@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,11 @@ from kd_tune.data import Dataset, Images
 from kd_tune.errors import ConfigError
 from kd_tune.models import TEACHERS
 from kd_tune.paths import Record, cache_folder, read_json, read_record, write_json, written_whole
+from kd_tune.user_code import is_reference
 
 WEIGHTS = "teacher.safetensors"
 RECORD = "teacher.json"
+SHIPPED = Path(__file__).parent / "shipped"
 
 
 class Normalisation(Record):
@@ -56,6 +59,8 @@ class TeacherRecord(Record):
         weights_sha256: of the weights file.
         dataset: name, fingerprint and split of what it learnt, if kd_tune trained it.
         recipe: the trial by which it was trained, likewise.
+        imported: where its weights came from, if they were imported.
+        untrained: it has its first weights.
         val_accuracy: on its own validation images, 0 to 1.
         num_parameters: of the network.
         test_openings: every look at the test set, with what was measured.
@@ -67,6 +72,8 @@ class TeacherRecord(Record):
     weights_sha256: str
     dataset: dict[str, Any] | None = None
     recipe: dict[str, Any] | None = None
+    imported: dict[str, Any] | None = None
+    untrained: bool = False
     val_accuracy: float | None = None
     num_parameters: int | None = None
     test_openings: list[dict[str, Any]] = []
@@ -96,17 +103,77 @@ class Teacher:
 
 
 def folder_of(section: Mapping[str, Any], dataset: Dataset) -> Path:
-    """Where the teacher of a `teacher` section lies: its `weights`, or its place in the cache."""
-    if "weights" in section:
-        return Path(os.path.expanduser(section["weights"]))  # unlike Path's, it never raises
+    """The place in the cache of a teacher that was trained for exactly these data."""
     arguments = json.dumps({key: section[key] for key in sorted(section)}, sort_keys=True)
     key = hashlib.sha256(f"{arguments}/{dataset.fingerprint}".encode()).hexdigest()[:12]
-    return cache_folder() / "teachers" / f"{section['name']}-{dataset.name}-{key}"
+    return cache_folder() / "teachers" / f"{file_name(section['name'])}-{dataset.name}-{key}"
+
+
+def imported_folder(name: str, dataset_name: str) -> Path:
+    """The place in the cache of a teacher whose weights were imported."""
+    return cache_folder() / "teachers" / f"{file_name(name)}-{dataset_name}-imported"
+
+
+def file_name(name: str) -> str:
+    """A teacher's name as part of a file name; the user's own hold dots and a colon."""
+    return re.sub(r"[^\w-]", "_", name)
+
+
+def find(section: Mapping[str, Any], dataset: Dataset) -> Path | None:
+    """The folder of the teacher with this architecture: trained for these data, imported, or shipped; or None."""
+    shipped = SHIPPED / f"{section['name']}-{dataset.name}"
+    for folder in (folder_of(section, dataset), imported_folder(section["name"], dataset.name), shipped):
+        if exists(folder) and read_record(folder / RECORD, TeacherRecord).architecture == dict(section):
+            return _keep_shipped(folder) if folder == shipped else folder
+    return None
+
+
+def _keep_shipped(folder: Path) -> Path:
+    """A shipped teacher's copy in the cache, whose record can be written to: openings of the test set belong in it."""
+    sha256 = read_record(folder / RECORD, TeacherRecord).weights_sha256
+    kept = cache_folder() / "teachers" / f"{folder.name}-shipped-{sha256[:12]}"
+    if not exists(kept):
+        with written_whole(kept) as temporary:
+            shutil.copytree(folder, temporary)
+    return kept
+
+
+def knows_validation_images(record: TeacherRecord, dataset: Dataset) -> bool | None:
+    """Whether a teacher learnt from images that this data set validates on; None if nobody knows.
+
+    Splits with one seed hold out the same images, whatever share of the rest is trained on.
+    """
+    if record.untrained:
+        return False
+    if record.imported is not None:
+        return record.imported.get("seen_validation")
+    if record.dataset is None:
+        return None
+    if record.dataset.get("fingerprint") == dataset.fingerprint:
+        return False
+    if record.dataset.get("name") != dataset.name or dataset.name in ("npz", "image_folder"):
+        return None
+    split = record.dataset.get("split", {})
+    return any(split.get(key) != dataset.split.get(key) for key in ("split_seed", "num_val", "val"))
 
 
 def exists(folder: Path) -> bool:
     """Whether a teacher lies here."""
     return (folder / RECORD).exists()
+
+
+def base_record(architecture: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
+    """The part of `teacher.json` that every teacher for a data set has."""
+    return {
+        "architecture": dict(architecture),
+        "input": {
+            "num_classes": dataset.num_classes,
+            "in_channels": dataset.in_channels,
+            "image_size": dataset.image_size,
+        },
+        "class_names": list(dataset.class_names),
+        "normalisation": dataset.normalisation,
+    }
 
 
 def save(folder: Path, network: nn.Module, record: dict[str, Any]) -> None:
@@ -136,8 +203,9 @@ def load(folder: Path, dataset: Dataset) -> Teacher:
             f"the teacher takes {shape.in_channels} x {shape.image_size} x {shape.image_size} images, "
             f"but those of {dataset.name} are {dataset.in_channels} x {dataset.image_size} x {dataset.image_size}"
         )
-    if record.architecture.get("name") not in TEACHERS:
-        problems.append(f"unknown teacher {record.architecture.get('name')!r}; known: {', '.join(TEACHERS)}")
+    name = record.architecture.get("name")
+    if not isinstance(name, str) or (name not in TEACHERS and not is_reference(name)):
+        problems.append(f"unknown teacher {name!r}; known: {', '.join(TEACHERS)}")
     if {len(record.normalisation.mean), len(record.normalisation.std)} != {shape.in_channels}:
         problems.append(f"normalisation must have {shape.in_channels} means and deviations")
     if problems:

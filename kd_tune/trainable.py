@@ -11,8 +11,9 @@ from typing import Any
 import ray
 from ray import tune
 
+from kd_tune.config import branch_name
 from kd_tune.ledger import checkpoints_of
-from kd_tune.records import Assignment, derive_seed
+from kd_tune.records import Assignment, TeacherPlace, derive_seed
 from kd_tune.space import Space
 
 _OURS = ("number", "arm")
@@ -27,31 +28,34 @@ class RunContext:
         seed: the search's.
         folder: the run's.
         source: where the data lie; None: the usual place.
-        bank: folder of the soft targets; None without a teacher.
+        teachers: where each teacher's answers are, by `config.branch_name` of its section.
         checkpoint_epochs: the first epoch, so that no trial starts twice; rungs; the last epoch.
         threads: of a trial on a CPU.
+        allowed: the user's packages whose code trials may run, and where to find them.
     """
 
     spaces: Mapping[str, Space]
     seed: int
     folder: str
     source: str | None
-    bank: str | None
+    teachers: Mapping[str, TeacherPlace]
     checkpoint_epochs: tuple[int, ...]
     threads: int
+    allowed: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
     def assignment(self, config: Mapping[str, Any], device: str) -> Assignment:
         """The trial that a proposal stands for."""
         number, arm = config["number"], config["arm"]
         draw = {name: value for name, value in config.items() if name not in _OURS}
+        trial = self.spaces[arm].fill(draw)
         return Assignment(
             number=number,
             arm=arm,
-            trial=self.spaces[arm].fill(draw),
+            trial=trial,
             seed=derive_seed(self.seed, "trial", number),
             checkpoints=str(checkpoints_of(Path(self.folder), number)),
             source=self.source,
-            bank=self.bank,
+            teacher=self.teachers[branch_name(trial["teacher"])] if "teacher" in trial else None,
             checkpoint_epochs=self.checkpoint_epochs,
             device=device,
             threads=self.threads,
@@ -60,8 +64,9 @@ class RunContext:
 
 def train_trial(config: dict[str, Any], context: RunContext) -> None:
     """One Ray Tune trial: reports a row an epoch, with `epoch` as TensorBoard's step."""
-    from kd_tune import host
+    from kd_tune import host, user_code
 
+    user_code.allow(*context.allowed)
     # Clean-up that takes longer than Tune's two seconds would turn the next trial of this actor into an error.
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
     device = "cuda" if ray.get_gpu_ids() else "cpu"

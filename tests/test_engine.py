@@ -20,13 +20,14 @@ from torch import Tensor
 from kd_tune import soft_targets
 from kd_tune.augment import view_table
 from kd_tune.data import Dataset, Images
-from kd_tune.engine import State, TrialData, train
+from kd_tune.engine import State, train
 from kd_tune.errors import ConfigError
 from kd_tune.losses import expected_calibration_error
 from kd_tune.models import STUDENTS
 from kd_tune.optimizers import OPTIMIZERS, SCHEDULES
 from kd_tune.paths import read_json
 from kd_tune.soft_targets import Bank
+from kd_tune.trial_data import TrialData
 from tests.training import CPU, HINTON, KINDS, VIEWS, Forgetful, curve, every_kind, run, trial
 
 GOLDEN = Path(__file__).parent / "golden" / "toy_curve.txt"

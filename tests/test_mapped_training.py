@@ -11,8 +11,8 @@ import torch
 
 from kd_tune import engine, soft_targets, teacher
 from kd_tune.data import Dataset, Images, image_folder
-from kd_tune.engine import TrialData
 from kd_tune.soft_targets import Bank
+from kd_tune.trial_data import TrialData
 from tests.data_files import opened, write_parts
 from tests.training import CPU, KINDS, VIEWS, curve, every_kind, run, trial
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kd_tune.engine import TrialData, train
+from kd_tune.engine import train
 from kd_tune.records import EpochRow, finite_or_none
+from kd_tune.trial_data import TrialData
 
 CPU = torch.device("cpu")
 CLOCK = ("seconds", "images_per_second", "restored")  # all that may differ between two trainings from one seed

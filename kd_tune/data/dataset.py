@@ -78,6 +78,7 @@ class Dataset:
             images, before the split.
         val_positions: `[M]` int64, likewise of the validation images; a data set's own validation images come after all
             its training images.
+        num_before_split: how many there are in that order.
         mapped: what is known of images that are mapped from files; None: they lie in memory.
     """
 
@@ -89,6 +90,7 @@ class Dataset:
     split: dict[str, Any]
     train_positions: np.ndarray
     val_positions: np.ndarray
+    num_before_split: int
     _load_test: Callable[[], Images] | None = field(repr=False)
     mapped: Mapped | None = None
 
@@ -197,6 +199,7 @@ def from_parts(
         split=split | {"train": len(order), "num_val": len(val)},
         train_positions=order,
         val_positions=held_out,
+        num_before_split=len(train) + (len(val) if "val" in parts else 0),
         _load_test=parts.get("test"),
     )
     check(dataset, where)

@@ -70,6 +70,7 @@ def image_folder(
         split=split | {"train": count, "num_val": len(images["val"])},
         train_positions=positions["train"][:count],
         val_positions=positions["val"],
+        num_before_split=sum(len(listing.labels) for listing in listings.values()),
         _load_test=partial(_load_test, source, folders["test"], image_size, channels) if "test" in folders else None,
         mapped=mapped if count == available else mapped.of_first(count),
     )

@@ -116,6 +116,7 @@ def mnist5k(source: Path | None = None) -> Dataset:
         split={"train": 3000, "val": 1000, "fixed": True},
         train_positions=train,
         val_positions=val,
+        num_before_split=len(rest),
         _load_test=lambda: everything.take(test),
     )
 

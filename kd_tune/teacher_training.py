@@ -1,0 +1,212 @@
+"""Teachers that kd_tune trains itself: their recipes, the training, and the measurement on the test set."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from kd_tune import checkpoint, host, teacher
+from kd_tune.augment import view_table
+from kd_tune.catalog import build_student, check_trial, load_dataset
+from kd_tune.config import Source, TrainingConfig, known_names, override, parse_search_file
+from kd_tune.data import DATASETS, Dataset, resolve_source
+from kd_tune.engine import check_fit
+from kd_tune.errors import ConfigError
+from kd_tune.manifest import hardware, versions
+from kd_tune.paths import exclusive, read_json
+from kd_tune.records import Assignment, EpochRow
+from kd_tune.space import Space
+from kd_tune.teacher import Teacher
+from kd_tune.trial_data import best_device
+from kd_tune.watch import duration, progress
+
+TEACHER_SEED = 0
+
+# How a teacher is trained when a search needs one and none is there; chosen on validation data. `kd-tune teacher train
+# --set training.num_epochs=6` changes any of it.
+_LARGE: dict[str, Any] = {
+    "objective": {"name": "label_smoothing", "smoothing": 0.1},
+    "optimizer": {"name": "sgd", "lr": 0.1, "weight_decay": 5e-4},
+    "training": {"num_epochs": 100, "batch_size": 256, "views": 162},
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    "digits": {
+        "objective": {"name": "label_smoothing", "smoothing": 0.1},
+        "optimizer": {"name": "sgd", "lr": 0.1, "weight_decay": 5e-4},
+        "training": {"num_epochs": 15, "batch_size": 100, "views": 81},
+    },
+    "compact": {
+        "objective": {"name": "label_smoothing", "smoothing": 0.1},
+        "optimizer": {"name": "sgd", "lr": 0.6, "momentum": 0.85, "weight_decay": 1.3e-3},
+        "training": {"num_epochs": 30, "batch_size": 512, "views": 162},
+    },
+}
+
+
+def recipe(section: Mapping[str, Any], dataset_section: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
+    """The trial by which a teacher is trained: a trial without a teacher whose student is the teacher's network.
+
+    Networks without a recipe of their own, the user's included, take that of the large ones. Views and batch are at
+    most what the data set has.
+    """
+    trial = {"dataset": dict(dataset_section), "student": dict(section), **RECIPES.get(section["name"], _LARGE)}
+    training = trial["training"]
+    views = min(training["views"], len(view_table(dataset.flips)))
+    trial["training"] = training | {"views": views, "batch_size": min(training["batch_size"], len(dataset.train))}
+    return trial
+
+
+def checked_recipe(
+    section: Mapping[str, Any], dataset_section: Mapping[str, Any], dataset: Dataset, overrides: list[str]
+) -> dict[str, Any]:
+    """A teacher's recipe with overrides, checked like any other trial.
+
+    Raises:
+        ConfigError: an unknown name, a value outside its domain, or another data set than the one given.
+    """
+    raw: dict[str, Any] = {"trial": json.loads(json.dumps(recipe(section, dataset_section, dataset)))}
+    for text in overrides:
+        override(raw["trial"], text)
+    file = parse_search_file(raw, Source("teacher recipe", {}))
+    problems = check_trial(file.trial, file.source)
+    if not problems and Space(file.trial).parameters():
+        problems = ["teacher recipe: a teacher is trained once; it cannot hold ranges"]
+    if not problems and file.trial["dataset"] != dataset_section:
+        problems = ["teacher recipe: --set cannot change the data set; use --dataset and --data"]
+    if problems:
+        raise ConfigError(problems)
+    return file.trial
+
+
+def train_teacher(
+    folder: Path, trial: Mapping[str, Any], dataset: Dataset, source: Path | None, console: Console
+) -> Teacher:
+    """Trains a teacher through the engine, with checkpoints; a training that was stopped goes on.
+
+    Args:
+        folder: where the teacher will lie.
+        trial: its recipe.
+        dataset: what it learns.
+        source: where the data lie.
+        console: shows progress.
+
+    Raises:
+        ConfigError: the recipe does not fit the data, somebody else is training this teacher, an unfinished training of
+            another recipe lies in the way, or the training diverged.
+    """
+    check_fit(TrainingConfig.model_validate(trial["training"]), dataset)
+    work = folder.with_name(folder.name + ".training")
+    began = time.monotonic()
+    with exclusive(folder.with_name(folder.name + ".lock"), f"{folder}: another process is training this teacher"):
+        _check_unfinished(work, trial)
+        row = _train(work, trial, source, console)
+        _keep(folder, work, trial, dataset, row, time.monotonic() - began)
+    trained = teacher.load(folder, dataset)
+    console.print(f"teacher: trained in {duration(time.monotonic() - began)}: {trained.describe()}")
+    return trained
+
+
+def _train(work: Path, trial: Mapping[str, Any], source: Path | None, console: Console) -> EpochRow:
+    """Trains to the end, with checkpoints in `work`; returns the last row."""
+    num_epochs = trial["training"]["num_epochs"]
+    assignment = Assignment(
+        number=0,
+        arm="teacher",
+        trial=dict(trial),
+        seed=TEACHER_SEED,
+        checkpoints=str(work),
+        source=None if source is None else str(source),
+        teacher=None,
+        checkpoint_epochs=(num_epochs,),
+        device=best_device().type,
+        threads=torch.get_num_threads(),
+    )
+    found = checkpoint.newest(work)
+    row = None
+    with progress(console, f"training {trial['student']['name']}, epoch") as advance:
+        advance(0 if found is None else checkpoint.epoch_of(found), num_epochs)
+        for row in host.open_trial(assignment):
+            advance(row.epoch, num_epochs, f"validation {row.val_accuracy:.2%}")
+    host.forget_data()
+    assert row is not None
+    if row.diverged:
+        shutil.rmtree(work)
+        raise ConfigError(f"the training of the teacher diverged in epoch {row.epoch}; lower --set optimizer.lr")
+    return row
+
+
+def _keep(folder: Path, work: Path, trial: Mapping[str, Any], dataset: Dataset, row: EpochRow, seconds: float) -> None:
+    """Makes a teacher of a training's last checkpoint, and deletes the training."""
+    newest = checkpoint.newest(work)
+    assert newest is not None
+    network = build_student(trial["student"], dataset)
+    checkpoint.load_weights(newest / checkpoint.WEIGHTS, network)
+    made = teacher.base_record(trial["student"], dataset) | {
+        "recipe": dict(trial),
+        "seed": TEACHER_SEED,
+        "dataset": read_json(newest / checkpoint.TRIAL)["dataset"],
+        "val_accuracy": row.val_accuracy,
+        "val_loss": row.val_loss,
+        "num_parameters": row.num_parameters,
+        "seconds_of_last_launch": round(seconds, 1),
+        "threads": torch.get_num_threads(),
+        "hardware": hardware(),
+        "versions": versions(),
+        "test_openings": [],
+    }
+    teacher.save(folder, network, made)
+    shutil.rmtree(work)
+
+
+def _check_unfinished(work: Path, trial: Mapping[str, Any]) -> None:
+    found = checkpoint.newest(work)
+    if found is None:
+        return
+    if read_json(found / checkpoint.TRIAL).get("trial") != trial:
+        raise ConfigError(
+            f"{work}: an unfinished training with another recipe lies here; finish it, or delete the folder"
+        )
+
+
+def measure_teacher(folder: Path, dataset: Dataset) -> dict[str, Any]:
+    """Opens the test set for a teacher, and records the opening and its figure in `teacher.json`."""
+    found = teacher.load(folder, dataset)
+    opening: dict[str, Any] = {"time": time.time()}
+
+    def log(what: dict[str, Any]) -> None:
+        opening.update(what)
+        teacher.update_record(folder, test_openings=[*found.record.test_openings, opening])
+
+    images = dataset.open_test("teacher measure", log)
+    opening["test_accuracy"] = teacher.accuracy(found, images, best_device())
+    opening["num_images"] = len(images)
+    teacher.update_record(folder, test_openings=[*found.record.test_openings, opening])
+    return opening
+
+
+def known_source(dataset_name: str, source: Path | None) -> Path | None:
+    """Where a data set lies, once its name is known to be one."""
+    if dataset_name not in DATASETS:
+        raise ConfigError(f"unknown data set '{dataset_name}'; {known_names(dataset_name, DATASETS)}")
+    return resolve_source(dataset_name, source)
+
+
+def locate_teacher(name: str, dataset_name: str, source: Path | None) -> tuple[Path, Dataset]:
+    """The folder of a teacher by name or path, and the data set loaded.
+
+    Raises:
+        ConfigError: there is no such teacher.
+    """
+    dataset = load_dataset({"name": dataset_name}, known_source(dataset_name, source))
+    path = Path(name)
+    found = path if teacher.exists(path) else teacher.find({"name": name}, dataset)
+    if found is None:
+        raise ConfigError(f"there is no teacher {name} for {dataset_name}; `kd-tune teacher train {name}` makes one")
+    return found, dataset

@@ -1,0 +1,308 @@
+"""Teachers of a search: where each kind comes from, what its answers are, and what is known of it.
+
+Shapes: V views, N training images, C classes.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from kd_tune import checkpoint, prepare, soft_targets, teacher
+from kd_tune.config import Choice
+from kd_tune.data import Dataset, mnist5k, npz
+from kd_tune.engine import train
+from kd_tune.errors import ConfigError
+from kd_tune.prepare import PreparedTeacher
+from kd_tune.records import TeacherPlace
+from kd_tune.soft_targets import Bank
+from kd_tune.teacher import TeacherRecord
+from kd_tune.trial_data import TrialData
+from tests.training import CPU, HINTON, run, trial
+
+VIEWS = 3
+DATA = {"name": "npz"}
+
+
+def prepared(dataset: Dataset, section: dict[str, Any], views: int = VIEWS) -> dict[str, PreparedTeacher]:
+    whole = {"teacher": section, "dataset": DATA, "training": {"views": views}}
+    return prepare.prepare(whole, dataset, None, Console(file=io.StringIO()))
+
+
+def bank_of(found: PreparedTeacher, dataset: Dataset, views: int = VIEWS) -> Bank:
+    assert found.place.bank is not None
+    folder = Path(found.place.bank)
+    return soft_targets.open_bank(folder, found.fingerprint, len(dataset.train), dataset.num_classes, views)
+
+
+@pytest.fixture
+def digits(toy_dataset: Dataset, save_teacher: Callable[..., Path]) -> PreparedTeacher:
+    """An untrained network in the place where a search looks for its teacher."""
+    save_teacher(teacher.folder_of({"name": "digits"}, toy_dataset), toy_dataset)
+    return prepared(toy_dataset, {"name": "digits"})["digits"]
+
+
+def test_a_network_is_asked_about_every_view_and_measured_on_validation(
+    digits: PreparedTeacher, toy_dataset: Dataset
+) -> None:
+    bank = bank_of(digits, toy_dataset)
+    assert bank.logits.shape == (VIEWS, 108, 3)
+    found = teacher.load(teacher.folder_of({"name": "digits"}, toy_dataset), toy_dataset)
+    assert digits.val_accuracy == teacher.accuracy(found, toy_dataset.val, CPU)
+    assert digits.num_parameters == sum(value.numel() for value in found.network.parameters())
+    assert digits.multiply_adds is not None
+    assert digits.multiply_adds > 0
+
+
+def test_permuted_answers_are_the_real_ones_dealt_out_anew(digits: PreparedTeacher, toy_dataset: Dataset) -> None:
+    found = prepared(toy_dataset, {"name": "permuted", "of": "digits"})["permuted"]
+    real, dealt = bank_of(digits, toy_dataset), bank_of(found, toy_dataset)
+    assert found.fingerprint != digits.fingerprint
+    for view in range(VIEWS):  # the same answers, and every view of an image gets those of the same other image
+        assert sorted(map(tuple, dealt.logits[view])) == sorted(map(tuple, real.logits[view]))
+    order = [int(np.flatnonzero((real.logits[0] == row).all(1))[0]) for row in dealt.logits[0]]
+    assert (dealt.logits[1] == real.logits[1][order]).all()
+    assert (np.array(order) != np.arange(len(order))).mean() > 0.9
+    other = prepared(toy_dataset, {"name": "permuted", "of": "digits", "seed": 1})["permuted"]
+    assert other.fingerprint != found.fingerprint
+    assert (bank_of(other, toy_dataset).logits != dealt.logits).any()
+
+
+def test_a_permuted_bank_grows_with_the_real_one(digits: PreparedTeacher, toy_dataset: Dataset) -> None:
+    section = {"name": "permuted", "of": "digits"}
+    few = np.array(bank_of(prepared(toy_dataset, section)["permuted"], toy_dataset).logits)
+    more = prepared(toy_dataset, section, VIEWS + 2)["permuted"]
+    assert (bank_of(more, toy_dataset, VIEWS + 2).logits[:VIEWS] == few).all()
+
+
+def test_a_random_teacher_has_first_weights_that_follow_from_its_seed(toy_dataset: Dataset) -> None:
+    found = {
+        seed: prepared(toy_dataset, {"name": "random", "network": "digits", "seed": seed})["random"] for seed in (0, 1)
+    }
+    again = prepared(toy_dataset, {"name": "random", "network": "digits"})["random"]
+    assert again.fingerprint == found[0].fingerprint != found[1].fingerprint
+    assert found[0].knows_validation_images is False
+
+
+def test_a_file_of_logits_is_aligned_with_the_images_before_the_split(tmp_path: Path, toy_dataset: Dataset) -> None:
+    """Its row n is about image n of the file; the bank's about image n of the training part."""
+    rows = np.arange(120, dtype=np.float32)
+    np.save(tmp_path / "logits.npy", np.stack([rows, -rows, 0 * rows], 1) + 1000 * np.arange(VIEWS)[:, None, None])
+    found = prepared(toy_dataset, {"name": "logits", "file": str(tmp_path / "logits.npy")})["logits"]
+    bank = bank_of(found, toy_dataset)
+    assert (bank.logits[0, :, 0] == toy_dataset.train_positions).all()
+    assert (bank.logits[2, :, 2] == 2000).all()
+    assert (bank.val_logits[:, 1] == -toy_dataset.val_positions).all()
+    assert sorted([*toy_dataset.train_positions, *toy_dataset.val_positions]) == list(range(120))
+    assert (found.num_parameters, found.multiply_adds, found.knows_validation_images) == (None, None, None)
+
+
+def test_logits_of_the_labels_make_a_perfect_teacher_also_of_some_of_the_images(tmp_path: Path, toy_npz: Path) -> None:
+    """The alignment, seen from its purpose; `num_train` takes rows out of a file that holds them all."""
+    labels = np.load(toy_npz)["train_labels"]
+    np.save(tmp_path / "logits.npy", np.eye(3)[labels])
+    dataset = npz(toy_npz, num_train=50)
+    found = prepared(dataset, {"name": "logits", "file": str(tmp_path / "logits.npy")}, views=1)["logits"]
+    assert found.val_accuracy == 1.0
+    assert (bank_of(found, dataset, 1).logits[0].argmax(-1) == dataset.train.labels).all()
+
+
+def test_mnist5k_logits_are_counted_without_its_test_images(tmp_path: Path) -> None:
+    dataset = mnist5k()
+    labels = np.empty(4000, np.int64)
+    labels[dataset.train_positions], labels[dataset.val_positions] = dataset.train.labels, dataset.val.labels
+    np.save(tmp_path / "logits.npy", np.eye(10, dtype=np.float32)[labels])
+    assert prepared(dataset, {"name": "logits", "file": str(tmp_path / "logits.npy")}, 1)["logits"].val_accuracy == 1.0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (np.zeros((120, 4), np.float32), r"has the shape \[1, 120, 4\], but npz needs \[120, 3\] or \[views, 120, 3\]"),
+        (np.zeros((108, 3), np.float32), r"a row for every training image before the split"),
+        (np.zeros((2, 120, 3), np.float32), "holds 2 views, but trial.training.views is 3; lower that"),
+        (np.zeros((3, 120, 3), np.int64), "must hold an array of floating point numbers"),
+        (np.full((3, 120, 3), 1e6, np.float32), "not finite, or beyond float16"),
+        (np.full((3, 120, 3), np.nan, np.float32), "not finite, or beyond float16"),
+        (b"no array", "cannot be read as .npy"),
+        (None, "cannot be read as .npy: .*No such file"),
+    ],
+)
+def test_a_file_of_logits_that_does_not_fit_is_refused(
+    content: Any, message: str, tmp_path: Path, toy_dataset: Dataset, own_cache: Path
+) -> None:
+    path = tmp_path / "logits.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        np.save(path, content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        prepared(toy_dataset, {"name": "logits", "file": str(path)})
+    assert str(path) in str(caught.value)
+    assert not list((own_cache / "banks").glob("logits-*"))
+
+
+def test_several_teachers_have_a_bank_each(digits: PreparedTeacher, toy_dataset: Dataset) -> None:
+    sections = [{"name": "digits"}, {"name": "permuted", "of": "digits"}, {"name": "random", "network": "digits"}]
+    whole = {"teacher": Choice.model_validate({"choice": sections}), "dataset": DATA, "training": {"views": VIEWS}}
+    found = prepare.prepare(whole, toy_dataset, None, Console(file=io.StringIO()))
+    assert list(found) == ["digits", "permuted", "random"]
+    assert len({teacher_.place for teacher_ in found.values()}) == 3
+
+
+def test_another_teacher_changes_what_a_student_learns(digits: PreparedTeacher, toy_dataset: Dataset) -> None:
+    """A hyperparameter that silently does nothing is the commonest fault of published code."""
+    rows = []
+    for section in ({"name": "digits"}, {"name": "permuted", "of": "digits"}, {"name": "random", "network": "digits"}):
+        (found,) = prepared(toy_dataset, section).values()
+        data = TrialData(toy_dataset, bank_of(found, toy_dataset), CPU)
+        rows.append(run(trial(objective=HINTON, training={"num_epochs": 1, "views": VIEWS}), data)[-1])
+    assert len({row.train_loss for row in rows}) == 3
+    assert len({row.val_loss for row in rows}) == 3
+
+
+def test_a_live_teacher_says_what_its_bank_says(digits: PreparedTeacher, toy_dataset: Dataset) -> None:
+    """The same views, asked in every step: what differs is that a bank holds float16."""
+    (live,) = prepared(toy_dataset, {"name": "digits", "mode": "live"}).values()
+    assert live.place == TeacherPlace(live=str(teacher.folder_of({"name": "digits"}, toy_dataset)))
+    assert live.val_accuracy == digits.val_accuracy
+    found = teacher.load(Path(str(live.place.live)), toy_dataset)
+    stored = TrialData(toy_dataset, bank_of(digits, toy_dataset), CPU)
+    asked = TrialData(toy_dataset, None, CPU, found)
+    indices, views = torch.arange(40), torch.arange(40) % VIEWS
+    (images, _, answers), (same, _, expected) = asked.batch(indices, views), stored.batch(indices, views)
+    assert answers is not None
+    assert expected is not None
+    assert torch.equal(images, same)
+    torch.testing.assert_close(answers, expected, rtol=1e-3, atol=1e-3)  # float16: 11 bits
+    config = trial(objective=HINTON, training={"num_epochs": 2, "views": VIEWS})
+    first, second = run(config, asked)[-1], run(config, stored)[-1]
+    assert first.train_loss == pytest.approx(second.train_loss, rel=1e-3)
+    assert first.val_agreement == second.val_agreement
+
+
+def test_a_live_teacher_sees_the_transformed_image(digits: PreparedTeacher, toy_dataset: Dataset) -> None:
+    found = teacher.load(teacher.folder_of({"name": "digits"}, toy_dataset), toy_dataset)
+    data = TrialData(toy_dataset, None, CPU, found)
+
+    def dimmed(images: torch.Tensor) -> torch.Tensor:
+        return images // 2
+
+    indices = torch.arange(10)
+    _, _, answers = data.batch(indices, None, dimmed)
+    expected = teacher.Answers(found, CPU)(torch.from_numpy(toy_dataset.train.images[:10] // 2))
+    torch.testing.assert_close(answers, expected)
+
+
+def test_trivial_augment_is_drawn_from_the_epochs_seed(toy_dataset: Dataset) -> None:
+    data = TrialData(toy_dataset, None, CPU)
+    config = trial(training={"num_epochs": 2, "transform": "trivial_augment"})
+    plain = run(trial(training={"num_epochs": 2}), data)[-1]
+    first, again = run(config, data)[-1], run(config, data)[-1]
+    assert first.train_loss == again.train_loss != plain.train_loss
+
+
+def test_a_shipped_teacher_is_found_for_its_data_and_copied_before_use(
+    tmp_path: Path,
+    toy_dataset: Dataset,
+    save_teacher: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    own_cache: Path,
+) -> None:
+    """Openings of the test set are written beside it, and the package's own files may be read-only."""
+    monkeypatch.setattr(teacher, "SHIPPED", tmp_path)
+    save_teacher(tmp_path / "digits-npz", toy_dataset)
+    shutil.rmtree(teacher.folder_of({"name": "digits"}, toy_dataset), ignore_errors=True)
+    found = teacher.find({"name": "digits"}, toy_dataset)
+    assert found is not None
+    assert found.parent == own_cache / "teachers"
+    assert teacher.find({"name": "digits"}, toy_dataset) == found
+    assert teacher.find({"name": "digits", "width": 2.0}, toy_dataset) is None
+    assert teacher.find({"name": "digits"}, replace(toy_dataset, name="other")) is None
+
+
+def test_own_teachers_come_before_imported_and_shipped_ones(
+    tmp_path: Path, toy_dataset: Dataset, save_teacher: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teacher, "SHIPPED", tmp_path)
+    places = [
+        teacher.folder_of({"name": "digits"}, toy_dataset),
+        teacher.imported_folder("digits", "npz"),
+        tmp_path / "digits-npz",
+    ]
+    for place in places:
+        save_teacher(place, toy_dataset)
+    assert teacher.find({"name": "digits"}, toy_dataset) == places[0]
+    shutil.rmtree(places[0])
+    assert teacher.find({"name": "digits"}, toy_dataset) == places[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"dataset": {"name": "cifar10", "fingerprint": "same"}}, False),
+        ({"dataset": {"name": "cifar10", "fingerprint": "x", "split": {"split_seed": 0, "num_val": 12}}}, False),
+        ({"dataset": {"name": "cifar10", "fingerprint": "x", "split": {"split_seed": 1, "num_val": 12}}}, True),
+        ({"dataset": {"name": "mnist", "fingerprint": "x", "split": {"split_seed": 0, "num_val": 12}}}, None),
+        ({"imported": {"seen_validation": True}}, True),
+        ({"imported": {"seen_validation": None}}, None),
+        ({"untrained": True}, False),
+        ({}, None),
+    ],
+    ids=["same data", "same split", "other split", "other data", "published", "own weights", "untrained", "unknown"],
+)
+def test_whether_a_teacher_knows_the_validation_images(
+    changes: dict[str, Any], expected: bool | None, toy_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = teacher.base_record({"name": "digits"}, toy_dataset) | {"weights_sha256": ""}
+    dataset = replace(toy_dataset, name="cifar10", split={"split_seed": 0, "train": 50, "num_val": 12})
+    dataset.__dict__["fingerprint"] = "same"  # a cached property
+    assert teacher.knows_validation_images(TeacherRecord.model_validate(base | changes), dataset) is expected
+
+
+def test_weights_of_a_students_kind_are_no_teacher(toy_dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no teacher and is no file of weights"):
+        prepared(toy_dataset, {"name": "digits", "weights": str(tmp_path / "nowhere")})
+
+
+@pytest.fixture
+def weights_file(tmp_path: Path, toy_dataset: Dataset) -> Path:
+    """Weights of a network that has learnt the toy, as a user brings them."""
+    config = trial(student={"name": "digits"}, training={"num_epochs": 8})
+    *_, (row, state) = train(config, TrialData(toy_dataset, None, CPU), 0)
+    assert row.val_accuracy > 0.8
+    checkpoint.save_weights(tmp_path / "mine.safetensors", state.network)
+    return tmp_path / "mine.safetensors"
+
+
+def test_a_file_of_weights_is_imported_once(weights_file: Path, toy_dataset: Dataset) -> None:
+    section = {"name": "digits", "weights": str(weights_file), "label": "mine"}
+    found = prepared(toy_dataset, section)["mine"]
+    assert found.val_accuracy > 0.8
+    assert found.record["imported"]["file"] == "mine.safetensors"
+    assert found.knows_validation_images is None
+    said = io.StringIO()
+    whole = {"teacher": section, "dataset": DATA, "training": {"views": VIEWS}}
+    again = prepare.prepare(whole, toy_dataset, None, Console(file=said, width=400))["mine"]
+    assert again.fingerprint == found.fingerprint
+    assert "imported" not in said.getvalue()
+
+
+def test_weights_are_read_in_the_normalisation_that_they_were_trained_with(
+    weights_file: Path, toy_dataset: Dataset
+) -> None:
+    section = {"name": "digits", "weights": str(weights_file)}
+    plain = prepared(toy_dataset, section)["digits"]
+    normalisation = {"mean": [0.5], "std": [0.25]}
+    other = prepared(toy_dataset, section | {"normalisation": normalisation})["digits"]
+    assert other.record["normalisation"] == normalisation
+    assert other.fingerprint != plain.fingerprint
