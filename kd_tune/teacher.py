@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
@@ -59,6 +60,7 @@ class TeacherRecord(Record):
         val_accuracy: on its own validation images, 0 to 1.
         num_parameters: of the network.
         test_openings: every look at the test set, with what was measured.
+        imported: file and provenance of weights that were made elsewhere; `dataset` is then what they were measured on.
     """
 
     architecture: dict[str, Any]
@@ -70,6 +72,7 @@ class TeacherRecord(Record):
     val_accuracy: float | None = None
     num_parameters: int | None = None
     test_openings: list[dict[str, Any]] = []
+    imported: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,11 @@ def folder_of(section: Mapping[str, Any], dataset: Dataset) -> Path:
     arguments = json.dumps({key: section[key] for key in sorted(section)}, sort_keys=True)
     key = hashlib.sha256(f"{arguments}/{dataset.fingerprint}".encode()).hexdigest()[:12]
     return cache_folder() / "teachers" / f"{section['name']}-{dataset.name}-{key}"
+
+
+def imported_folder(section_name: str, dataset_name: str) -> Path:
+    """Where an imported teacher of this name lies."""
+    return cache_folder() / "teachers" / f"{section_name}-{dataset_name}-imported"
 
 
 def exists(folder: Path) -> bool:
@@ -180,10 +188,22 @@ class Answers:
 
 def accuracy(teacher: Teacher, images: Images, device: torch.device, batch_size: int = 500) -> float:
     """Share of images that the teacher classifies right, in plain evaluation of the clean image."""
+    return float((predict(teacher, images, device, batch_size) == images.labels).mean())
+
+
+def predict(
+    teacher: Teacher,
+    images: Images,
+    device: torch.device,
+    batch_size: int = 500,
+    advance: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """The class `[N]` that the teacher names for each image; `advance` is told images done and in all."""
     answers = Answers(teacher, device)
-    right = 0
+    predictions = []
     for start in range(0, len(images), batch_size):
         batch = torch.from_numpy(images.images[start : start + batch_size]).to(device)
-        prediction = answers(batch).argmax(-1).cpu().numpy()
-        right += int((prediction == images.labels[start : start + batch_size]).sum())
-    return right / len(images)
+        predictions.append(answers(batch).argmax(-1).cpu().numpy())
+        if advance is not None:
+            advance(start + len(batch), len(images))
+    return np.concatenate(predictions)
