@@ -9,20 +9,19 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from kd_tune.cli_teacher import teacher_app
 from kd_tune.errors import ConfigError
+from kd_tune.terminal import DONE, NOTHING, RESUMABLE, USAGE, DataOption, make_console, stoppable
 
 if TYPE_CHECKING:
     from kd_tune.ledger import RunState
 
-DONE, USAGE, NOTHING, RESUMABLE = 0, 2, 3, 75
 DEFAULT_SEARCH = Path("search_spaces/mnist5k.yaml")
 
 HELP = """Hyperparameter search for knowledge distillation.
@@ -32,16 +31,10 @@ Exit codes: 0 done, 2 usage or configuration, 3 no usable trial, 75 stopped and 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=HELP
 )
-teacher_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Train a teacher, or measure one on the test set."
-)
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Fetch data sets.")
 app.add_typer(teacher_app, name="teacher")
 app.add_typer(data_app, name="data")
 
-DataOption = Annotated[
-    Path | None, typer.Option("--data", help="Where the data lie: a folder or an .npz file.", show_default=False)
-]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a leaf, for example trial.training.num_epochs=9.", show_default=False),
@@ -69,7 +62,7 @@ def search(
     from kd_tune import search as searching
     from kd_tune.config import load_search_file
 
-    console = _console()
+    console = make_console()
     launch = searching.Launch(data, address, None if time_budget is None else parse_duration(time_budget), extend)
     if resume is not None:
         if file or name or overrides or num_trials:
@@ -78,7 +71,7 @@ def search(
                 "only --extend, --data, --address and --time-budget go with it"
             )
         folder = resume
-        with _stoppable(f"go on with: {_interpreter()} run_search.py --resume {folder}"):
+        with stoppable(f"go on with: {_interpreter()} run_search.py --resume {folder}"):
             state = searching.resume(folder, launch, console)
     else:
         if extend:
@@ -90,9 +83,9 @@ def search(
         if name is not None and not re.fullmatch(r"\w[\w.-]*", name):
             raise ConfigError(f"--name {name}: letters, digits, '.', '_' and '-' only, and no '.' or '-' first")
         advice = f"go on with --resume {folder} if there is such a run by now, or else with the same command"
-        with _stoppable(advice):
+        with stoppable(advice):
             state = searching.start(load_search_file(path, overrides or [], num_trials), folder, launch, console)
-    with _stoppable(f"the search itself has ended; {_interpreter()} analyze.py {folder} writes its report"):
+    with stoppable(f"the search itself has ended; {_interpreter()} analyze.py {folder} writes its report"):
         code = _conclude(folder, state, console)
     raise typer.Exit(code)
 
@@ -106,64 +99,11 @@ def analyze(
     """Summarise a run: tables here, CSV, pictures and a Markdown report in the run; export its best students."""
     from kd_tune import report
 
-    console = _console()
+    console = make_console()
     path = report.write(run, console)
     console.print(f"report: {path}")
     if export is not None:
         _export(run, export, top, console)
-
-
-@teacher_app.command()
-def train(
-    name: Annotated[str, typer.Argument(help="Which teacher: compact, digits, vgg13_bn.")],
-    dataset: Annotated[str, typer.Option(help="What it learns: a data set's name.")],
-    data: DataOption = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", help="Override a leaf of the recipe, for example training.num_epochs=6.", show_default=False
-        ),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where to put it [default: where searches look].")] = None,
-    again: Annotated[
-        bool, typer.Option("--again", help="Train it even if it is there; the new one replaces it.")
-    ] = False,
-) -> None:
-    """Train a teacher, resumable: the same command goes on after a stop."""
-    from kd_tune import prepare, teacher
-    from kd_tune.catalog import load_dataset
-
-    console = _console()
-    with _stoppable("the same command goes on from the last checkpoint"):
-        section, dataset_section = {"name": name}, {"name": dataset}
-        source = prepare.known_source(dataset, data)
-        loaded = load_dataset(dataset_section, source)
-        recipe = prepare.checked_recipe(section, dataset_section, loaded, overrides or [])
-        folder = out or teacher.folder_of(section, loaded)
-        if teacher.exists(folder) and not again:
-            raise ConfigError(f"{folder}: there is a teacher already; --again trains a new one in its place")
-        if folder.exists() and not teacher.exists(folder) and any(folder.iterdir()):
-            raise ConfigError(f"{folder}: there is something else already; name a new or an empty folder")
-        prepare.train_teacher(folder, recipe, loaded, source, console)
-
-
-@teacher_app.command()
-def measure(
-    name: Annotated[str, typer.Argument(help="A teacher's name, or its folder.")],
-    dataset: Annotated[str, typer.Option(help="A data set's name.")],
-    data: DataOption = None,
-) -> None:
-    """Open the test set for a teacher, record the opening, and print its accuracy."""
-    from kd_tune import prepare, teacher
-
-    console = _console()
-    folder, loaded = prepare.locate_teacher(name, dataset, data)
-    opening = prepare.measure_teacher(folder, loaded)
-    count = len(teacher.load(folder, loaded).record.test_openings)
-    console.print(
-        f"test accuracy {opening['test_accuracy']:.2%} on {opening['num_images']} images; "
-        f"opening number {count} of the test set, recorded in {folder / teacher.RECORD}",
-    )
 
 
 @data_app.command()
@@ -174,17 +114,7 @@ def download(
     """Fetch a published data set and check its integrity."""
     from kd_tune import data
 
-    _console().print(f"{name} is in {data.download(name, to)}")
-
-
-@contextmanager
-def _stoppable(advice: str) -> Iterator[None]:
-    """Turns Ctrl-C into a word of advice and the exit code of what can be resumed."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(f"stopped; {advice}", file=sys.stderr)
-        raise typer.Exit(RESUMABLE) from None
+    make_console().print(f"{name} is in {data.download(name, to)}")
 
 
 def parse_duration(text: str) -> float:
@@ -212,12 +142,6 @@ def main(arguments: list[str] | None = None, command: str | None = None, name: s
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
         sys.exit(USAGE)
-
-
-def _console() -> Console:
-    """Standard output; what it is given is printed as it is, whatever brackets it holds."""
-    width = None if sys.stdout.isatty() else 120  # wide enough for a table in a log
-    return Console(width=width, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def _interpreter() -> str:

@@ -156,9 +156,7 @@ def _from_network(
         fingerprint=fingerprint,
         val_accuracy=right,
         num_parameters=count_parameters(found.network),
-        multiply_adds=multiply_adds(
-            lambda: build_student(found.record.architecture, dataset), dataset.in_channels, dataset.image_size
-        ),
+        multiply_adds=multiply_adds(found.network, dataset.in_channels, dataset.image_size),
         knows_validation_images=teacher.knows_validation_images(found.record, dataset),
         record=found.record.model_dump(exclude={"weights_sha256"}),
     )

@@ -165,8 +165,7 @@ def _read_logits(path: Path, dataset: Dataset, views: int) -> np.ndarray:
     wanted = f"[{num_images}, {dataset.num_classes}] or [views, {num_images}, {dataset.num_classes}]"
     if not isinstance(logits, np.ndarray) or not np.issubdtype(logits.dtype, np.floating):
         raise ConfigError(f"{path}: must hold an array of floating point numbers, {wanted}")
-    if logits.ndim == 2:
-        logits = logits[None]
+    logits = logits.reshape(1, *logits.shape) if logits.ndim == 2 else logits
     if logits.ndim != 3 or logits.shape[1:] != (num_images, dataset.num_classes):
         raise ConfigError(
             f"{path}: has the shape {list(logits.shape)}, but {dataset.name} needs {wanted}: a row for every training "
@@ -176,7 +175,8 @@ def _read_logits(path: Path, dataset: Dataset, views: int) -> np.ndarray:
         raise ConfigError(
             f"{path}: holds {len(logits)} views, but trial.training.views is {views}; lower that, or add the views"
         )
-    return logits
+    views_first: np.ndarray = logits
+    return views_first
 
 
 def _to_half(logits: np.ndarray, path: Path) -> np.ndarray:

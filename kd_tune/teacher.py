@@ -11,11 +11,12 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
@@ -59,11 +60,11 @@ class TeacherRecord(Record):
         weights_sha256: of the weights file.
         dataset: name, fingerprint and split of what it learnt, if kd_tune trained it.
         recipe: the trial by which it was trained, likewise.
-        imported: where its weights came from, if they were imported.
         untrained: it has its first weights.
         val_accuracy: on its own validation images, 0 to 1.
         num_parameters: of the network.
         test_openings: every look at the test set, with what was measured.
+        imported: file and provenance of weights that were made elsewhere; `dataset` is then what they were measured on.
     """
 
     architecture: dict[str, Any]
@@ -248,10 +249,22 @@ class Answers:
 
 def accuracy(teacher: Teacher, images: Images, device: torch.device, batch_size: int = 500) -> float:
     """Share of images that the teacher classifies right, in plain evaluation of the clean image."""
+    return float((predict(teacher, images, device, batch_size) == images.labels).mean())
+
+
+def predict(
+    teacher: Teacher,
+    images: Images,
+    device: torch.device,
+    batch_size: int = 500,
+    advance: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """The class `[N]` that the teacher names for each image; `advance` is told images done and in all."""
     answers = Answers(teacher, device)
-    right = 0
+    predictions = []
     for start in range(0, len(images), batch_size):
         batch = torch.from_numpy(images.images[start : start + batch_size].copy()).to(device)
-        prediction = answers(batch).argmax(-1).cpu().numpy()
-        right += int((prediction == images.labels[start : start + batch_size]).sum())
-    return right / len(images)
+        predictions.append(answers(batch).argmax(-1).cpu().numpy())
+        if advance is not None:
+            advance(start + len(batch), len(images))
+    return np.concatenate(predictions)

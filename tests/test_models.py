@@ -9,12 +9,28 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision import models as torchvision_models
 
 from kd_tune.models import STUDENTS, TEACHERS
 
 NETWORKS = STUDENTS | TEACHERS
-SMALLEST = {"studentnet": 16, "compact": 9, "digits": 9, "vgg13_bn": 32}  # a new network needs a line here
+SMALLEST = {  # a new network needs a line here
+    "studentnet": 16,
+    "compact": 9,
+    "digits": 9,
+    "vgg11_bn": 32,
+    "vgg13_bn": 32,
+    "vgg16_bn": 32,
+    "vgg19_bn": 32,
+    "resnet18": 16,
+    "resnet34": 16,
+    "resnet50": 16,
+    "densenet121": 16,
+    "densenet161": 16,
+    "densenet169": 16,
+    "mobilenet_v2": 8,
+    "googlenet": 4,
+    "inception_v3": 7,
+}
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
@@ -38,59 +54,88 @@ def test_no_student_has_a_teachers_name() -> None:
     assert not STUDENTS.keys() & TEACHERS.keys()
 
 
+def build_meta(name: str, **arguments: float) -> nn.Module:
+    """On the meta device, where tensors have a shape and no content: enough for claims about shapes, and quick."""
+    with torch.device("meta"):
+        return NETWORKS[name](**arguments)
+
+
+def answer_shape(network: nn.Module, in_channels: int, image_size: int) -> tuple[int, ...]:
+    return tuple(network.eval()(torch.empty(2, in_channels, image_size, image_size, device="meta")).shape)
+
+
+def test_every_network_has_a_smallest_image() -> None:
+    assert SMALLEST.keys() == NETWORKS.keys()
+
+
 @every_network
 def test_every_argument_has_a_default(name: str) -> None:
-    network = NETWORKS[name]().eval()
+    network = build_meta(name)
     in_channels = next(m for m in network.modules() if isinstance(m, nn.Conv2d)).in_channels
-    assert network(images(2, in_channels, 32, 32)).shape == (2, 10)
+    assert answer_shape(network, in_channels, 32) == (2, 10)
 
 
 @every_network
 @pytest.mark.parametrize(("num_classes", "in_channels", "image_size"), [(7, 1, 32), (2, 3, 40)])
 def test_logits_have_a_column_a_class(name: str, num_classes: int, in_channels: int, image_size: int) -> None:
     image_size = max(image_size, SMALLEST[name])
-    network = build(name, num_classes=num_classes, in_channels=in_channels, image_size=image_size).eval()
-    logits = network(images(2, in_channels, image_size, image_size))
-    assert logits.shape == (2, num_classes)
-    assert bool(logits.isfinite().all())
+    network = build_meta(name, num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+    assert answer_shape(network, in_channels, image_size) == (2, num_classes)
 
 
 @every_network
 def test_the_smallest_images_work_and_smaller_ones_are_refused_with_both_sizes(name: str) -> None:
     smallest = SMALLEST[name]
-    network = build(name, num_classes=10, in_channels=1, image_size=smallest).eval()
-    assert network(images(2, 1, smallest, smallest)).shape == (2, 10)
+    network = build_meta(name, num_classes=10, in_channels=1, image_size=smallest)
+    assert answer_shape(network, 1, smallest) == (2, 10)
     with pytest.raises(ValueError, match=f"{name} needs images of at least {smallest} x {smallest} .* {smallest - 1}$"):
-        build(name, num_classes=10, in_channels=1, image_size=smallest - 1)
+        build_meta(name, num_classes=10, in_channels=1, image_size=smallest - 1)
 
 
-@every_network
-def test_first_weights_and_answers_follow_from_the_seed(name: str) -> None:
-    first, again, other = build(name, seed=0), build(name, seed=0), build(name, seed=1)
-    weights = first.state_dict()
+@pytest.fixture(scope="module")
+def colour_network(request: pytest.FixtureRequest) -> nn.Module:
+    """A network for 3 x 32 x 32 images, in evaluation mode; built once for the tests that only ask it."""
+    return build(request.param, num_classes=10, in_channels=3, image_size=32).eval()
+
+
+each_colour_network = pytest.mark.parametrize("colour_network", NETWORKS, indirect=True)
+
+
+@each_colour_network
+def test_first_weights_and_answers_follow_from_the_seed(
+    colour_network: nn.Module, request: pytest.FixtureRequest
+) -> None:
+    name = request.node.callspec.params["colour_network"]
+    again, other = (build(name, seed, num_classes=10, in_channels=3, image_size=32) for seed in (0, 1))
+    weights = colour_network.state_dict()
     assert all(torch.equal(value, weights[key]) for key, value in again.state_dict().items())
     assert any(not torch.equal(value, weights[key]) for key, value in other.state_dict().items())
-    in_channels = next(m for m in first.modules() if isinstance(m, nn.Conv2d)).in_channels
-    batch = images(2, in_channels, 32, 32)
-    assert torch.equal(first.eval()(batch), again.eval()(batch))
+    batch = images(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(colour_network(batch), again.eval()(batch))
 
 
-@every_network
-def test_an_image_is_answered_alike_in_any_company(name: str) -> None:
+@each_colour_network
+def test_an_image_is_answered_alike_in_any_company(colour_network: nn.Module) -> None:
     """In evaluation nothing passes between the images of a batch; other batch sizes only round differently."""
-    network = build(name, num_classes=10, in_channels=3, image_size=32).eval()
     batch = images(3, 3, 32, 32)
     with torch.inference_mode():
-        together, alone = network(batch), torch.cat([network(image[None]) for image in batch])
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+        together, alone = colour_network(batch), torch.cat([colour_network(image[None]) for image in batch])
+    assert bool(together.isfinite().all())
+    # Rounding grows with depth, and logits of untrained networks are anywhere from 0.01 to 100.
+    scale = float(together.abs().max())
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5 * max(1.0, scale))
 
 
 @every_network
 def test_every_parameter_receives_a_gradient(name: str) -> None:
-    network = build(name, num_classes=10, in_channels=3, image_size=32).train()
-    F.cross_entropy(network(images(4, 3, 32, 32)), torch.arange(4)).backward()
-    learnt = [(key, parameter) for key, parameter in network.named_parameters() if parameter.requires_grad]
-    assert [key for key, parameter in learnt if parameter.grad is None] == []
+    network = build_meta(name, num_classes=10, in_channels=3, image_size=32).train()
+    batch, labels = torch.empty(4, 3, 32, 32, device="meta"), torch.zeros(4, dtype=torch.long, device="meta")
+    F.cross_entropy(network(batch), labels).backward()
+    without = [
+        key for key, parameter in network.named_parameters() if parameter.requires_grad and parameter.grad is None
+    ]
+    assert without == []
 
 
 def test_studentnet_is_the_studys_network() -> None:
@@ -158,41 +203,8 @@ def test_compacts_biases_learn_64_times_as_fast() -> None:
     torch.testing.assert_close(norm.bias.grad, 8 * stock.bias.grad)
 
 
-@pytest.fixture(scope="module")
-def vgg() -> nn.Module:
-    return build("vgg13_bn").eval()
-
-
-@pytest.fixture(scope="module")
-def stock_vgg() -> nn.Module:
-    """torchvision's class as it is, without memory for its 129 million parameters."""
-    with torch.device("meta"):
-        network: nn.Module = torchvision_models.vgg13_bn(weights=None, num_classes=10)
-    return network
-
-
-def test_vgg13_bn_has_the_published_size(vgg: nn.Module) -> None:
-    assert num_parameters(vgg) == 28_334_410
-
-
-def test_vgg13_bn_has_the_stock_classes_keys_in_order(vgg: nn.Module, stock_vgg: nn.Module) -> None:
-    assert list(vgg.state_dict()) == list(stock_vgg.state_dict())
-
-
-def test_vgg13_bn_differs_from_the_stock_class_in_one_weights_shape(vgg: nn.Module, stock_vgg: nn.Module) -> None:
-    ours = {key: tuple(value.shape) for key, value in vgg.state_dict().items()}
-    stock = {key: tuple(value.shape) for key, value in stock_vgg.state_dict().items()}
-    changed = {key: (stock[key], ours[key]) for key in ours if ours[key] != stock[key]}
-    assert changed == {"classifier.0.weight": ((4096, 25088), (4096, 512))}
-
-
-def test_vgg13_bn_pools_to_one_pixel_where_the_stock_class_pools_to_seven(vgg: nn.Module, stock_vgg: nn.Module) -> None:
-    features = images(2, 512, 3, 3)
-    assert vgg.get_submodule("avgpool")(features).shape == (2, 512, 1, 1)
-    assert stock_vgg.get_submodule("avgpool")(features).shape == (2, 512, 7, 7)
-
-
-def test_vgg13_bn_classifies_the_mean_over_what_is_left_of_the_image(vgg: nn.Module) -> None:
+def test_vgg13_bn_classifies_the_mean_over_what_is_left_of_the_image() -> None:
+    vgg = build("vgg13_bn").eval()
     batch = images(2, 3, 64, 64)
     with torch.inference_mode():
         expected = vgg.get_submodule("classifier")(vgg.get_submodule("features")(batch).mean((2, 3)))

@@ -12,8 +12,13 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from kd_tune.models.compact import compact, digits
+from kd_tune.models.densenet import densenet121, densenet161, densenet169
+from kd_tune.models.googlenet import googlenet
+from kd_tune.models.inception import inception_v3
+from kd_tune.models.mobilenet import mobilenet_v2
+from kd_tune.models.resnet import resnet18, resnet34, resnet50
 from kd_tune.models.studentnet import StudentNet
-from kd_tune.models.vgg import vgg13_bn
+from kd_tune.models.vgg import vgg11_bn, vgg13_bn, vgg16_bn, vgg19_bn
 
 
 @runtime_checkable
@@ -25,4 +30,20 @@ class StartsFromImages(Protocol):
 
 
 STUDENTS: dict[str, Callable[..., nn.Module]] = {"studentnet": StudentNet}
-TEACHERS: dict[str, Callable[..., nn.Module]] = {"compact": compact, "digits": digits, "vgg13_bn": vgg13_bn}
+TEACHERS: dict[str, Callable[..., nn.Module]] = {
+    "compact": compact,
+    "digits": digits,
+    "vgg11_bn": vgg11_bn,
+    "vgg13_bn": vgg13_bn,
+    "vgg16_bn": vgg16_bn,
+    "vgg19_bn": vgg19_bn,
+    "resnet18": resnet18,
+    "resnet34": resnet34,
+    "resnet50": resnet50,
+    "densenet121": densenet121,
+    "densenet161": densenet161,
+    "densenet169": densenet169,
+    "mobilenet_v2": mobilenet_v2,
+    "googlenet": googlenet,
+    "inception_v3": inception_v3,
+}

@@ -1,0 +1,157 @@
+"""The commands `kd-tune teacher ...`. Heavy imports happen inside them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kd_tune.errors import ConfigError
+from kd_tune.terminal import DataOption, make_console, stoppable
+
+teacher_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Train, import or list teachers, or measure one on the test set."
+)
+
+OutOption = Annotated[Path | None, typer.Option(help="Where to put it [default: where searches look].")]
+
+
+@teacher_app.command()
+def train(
+    name: Annotated[str, typer.Argument(help="Which teacher; `kd-tune teacher list` names them.")],
+    dataset: Annotated[str, typer.Option(help="What it learns: a data set's name.")],
+    data: DataOption = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Override a leaf of the recipe, for example training.num_epochs=6.", show_default=False
+        ),
+    ] = None,
+    out: OutOption = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Train it even if it is there; the new one replaces it.")
+    ] = False,
+) -> None:
+    """Train a teacher, resumable: the same command goes on after a stop."""
+    from kd_tune import teacher, teacher_training
+    from kd_tune.catalog import load_dataset
+
+    console = make_console()
+    with stoppable("the same command goes on from the last checkpoint"):
+        section, dataset_section = {"name": name}, {"name": dataset}
+        source = teacher_training.known_source(dataset, data)
+        loaded = load_dataset(dataset_section, source)
+        recipe = teacher_training.checked_recipe(section, dataset_section, loaded, overrides or [])
+        folder = out or teacher.folder_of(section, loaded)
+        _check_place(folder, again, "trains a new one")
+        teacher_training.train_teacher(folder, recipe, loaded, source, console)
+
+
+@teacher_app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A state dict (.safetensors, .pt), or a .zip that holds NAME.pt.")],
+    name: Annotated[str, typer.Option(help="Which network it belongs to; `kd-tune teacher list` names them.")],
+    dataset: Annotated[str, typer.Option(help="What it is measured on: a data set's name.")] = "cifar10",
+    data: DataOption = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            help="Of its input by channel, of pixels from 0 to 1: 0.5,0.5,0.5 [default: as published, or the data's].",
+            show_default=False,
+        ),
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(help="Standard deviation of its input, likewise.", show_default=False)
+    ] = None,
+    accept: Annotated[bool, typer.Option("--accept", help="Keep it even if its accuracy speaks against it.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Replace the one that was imported before.")] = False,
+    out: OutOption = None,
+) -> None:
+    """Make a teacher of weights that were trained elsewhere, once validation images show that they work."""
+    from kd_tune import teacher, teacher_training
+    from kd_tune.catalog import load_dataset
+    from kd_tune.teacher_import import import_teacher
+
+    console = make_console()
+    with stoppable("nothing was written; the same command starts again"):
+        loaded = load_dataset({"name": dataset}, teacher_training.known_source(dataset, data))
+        normalisation = parse_normalisation(mean, std, loaded.in_channels)
+        folder = out or teacher.imported_folder(name, dataset)
+        _check_place(folder, again, "imports a new one")
+        import_teacher(file, {"name": name}, loaded, folder, console, accept, normalisation)
+
+
+@teacher_app.command("list")
+def list_(
+    dataset: Annotated[
+        str | None, typer.Option(help="Only teachers of this data set, counted for its images.", show_default=False)
+    ] = None,
+    data: DataOption = None,
+) -> None:
+    """What each network costs, what its authors published, and what the teachers in the cache reach."""
+    from kd_tune import teacher_list, teacher_training
+    from kd_tune.catalog import load_dataset
+    from kd_tune.paths import cache_folder
+
+    shape = teacher_list.CIFAR10
+    if dataset is not None:
+        source = teacher_training.known_source(dataset, data)
+        if dataset != "cifar10":  # its shape is known: no need to have it
+            shape = teacher_list.shape_of(load_dataset({"name": dataset}, source))
+    make_console().print(teacher_list.render(teacher_list.rows(shape, dataset)))
+    print(f"validation, test: of the teachers in {cache_folder() / 'teachers'}")
+
+
+@teacher_app.command()
+def measure(
+    name: Annotated[str, typer.Argument(help="A teacher's name, or its folder.")],
+    dataset: Annotated[str, typer.Option(help="A data set's name.")],
+    data: DataOption = None,
+) -> None:
+    """Open the test set for a teacher, record the opening, and print its accuracy."""
+    from kd_tune import teacher, teacher_training
+
+    console = make_console()
+    folder, loaded = teacher_training.locate_teacher(name, dataset, data)
+    opening = teacher_training.measure_teacher(folder, loaded)
+    count = len(teacher.load(folder, loaded).record.test_openings)
+    console.print(
+        f"test accuracy {opening['test_accuracy']:.2%} on {opening['num_images']} images; "
+        f"opening number {count} of the test set, recorded in {folder / teacher.RECORD}",
+    )
+
+
+def _check_place(folder: Path, again: bool, does: str) -> None:
+    """Raises ConfigError if a teacher must not be written here."""
+    from kd_tune import teacher
+
+    if teacher.exists(folder) and not again:
+        raise ConfigError(f"{folder}: there is a teacher already; --again {does} in its place")
+    if folder.exists() and not teacher.exists(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder}: there is something else already; name a new or an empty folder")
+
+
+def parse_normalisation(mean: str | None, std: str | None, in_channels: int) -> dict[str, list[float]] | None:
+    """The options --mean and --std, one number a channel each; None if neither was given.
+
+    Raises:
+        ConfigError: one without the other, not so many numbers, or a deviation that is not above 0.
+    """
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        raise ConfigError("--mean and --std go together")
+    parsed: dict[str, list[float]] = {}
+    for option, text in (("mean", mean), ("std", std)):
+        try:
+            values = [float(part) for part in text.split(",")]
+        except ValueError:
+            values = []
+        allowed = all(math.isfinite(value) and (option == "mean" or value > 0) for value in values)
+        if len(values) != in_channels or not allowed:
+            above = ", each above 0" if option == "std" else ""
+            raise ConfigError(f"--{option} {text}: must be {in_channels} numbers with commas between{above}")
+        parsed[option] = values
+    return parsed

@@ -1,0 +1,139 @@
+"""What teachers there are: every network of TEACHERS, and every teacher that lies in the cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from kd_tune import teacher
+from kd_tune.catalog import build_network
+from kd_tune.data import Dataset
+from kd_tune.errors import ConfigError
+from kd_tune.models import TEACHERS
+from kd_tune.models.cost import multiply_adds, without_weights
+from kd_tune.models.published import PUBLISHED
+from kd_tune.paths import cache_folder, read_record
+from kd_tune.teacher import InputShape, TeacherRecord
+
+CIFAR10 = InputShape(num_classes=10, in_channels=3, image_size=32)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network, or a teacher on disk.
+
+    Attributes:
+        name: of the network.
+        shape: what it is built for.
+        num_parameters: of the network; None where it cannot be built.
+        multiply_adds: of one image.
+        published: accuracy on CIFAR-10's test images that its authors report, 0 to 1.
+        dataset: what it was measured on.
+        val_accuracy: on validation images, 0 to 1.
+        test_accuracy: of the last opening of the test set that gave a figure.
+        folder: where it lies.
+        problem: why there are no figures.
+    """
+
+    name: str
+    shape: InputShape | None = None
+    num_parameters: int | None = None
+    multiply_adds: int | None = None
+    published: float | None = None
+    dataset: str | None = None
+    val_accuracy: float | None = None
+    test_accuracy: float | None = None
+    folder: Path | None = None
+    problem: str | None = None
+
+
+def shape_of(dataset: Dataset) -> InputShape:
+    """What a network for a data set is built for."""
+    return InputShape(num_classes=dataset.num_classes, in_channels=dataset.in_channels, image_size=dataset.image_size)
+
+
+def rows(shape: InputShape, dataset_name: str | None = None) -> list[Row]:
+    """A row a network, or a row a teacher where some of that network lie in the cache.
+
+    Args:
+        shape: what networks without a teacher on disk are counted for.
+        dataset_name: only teachers of this data set; None: all.
+    """
+    found = [row for row in map(_on_disk, _folders()) if dataset_name in (None, row.dataset) or row.problem]
+    table = []
+    for name in TEACHERS:
+        own = [row for row in found if row.name == name]
+        table += own or [_network(name, {"name": name}, shape)]
+    return table + [row for row in found if row.name not in TEACHERS]
+
+
+def render(table: list[Row]) -> Table:
+    """The table for a terminal."""
+    shown = Table(box=None, pad_edge=False, caption_justify="left")
+    shown.add_column("teacher", no_wrap=True)
+    for title in ("parameters", "M multiply-adds", "published", "validation", "test"):
+        shown.add_column(title, justify="right", no_wrap=True)
+    shown.add_column("on", no_wrap=True)
+    shown.add_column("in", overflow="fold")
+    for row in table:
+        shown.add_row(
+            row.name,
+            "" if row.num_parameters is None else f"{row.num_parameters:,}",
+            "" if row.multiply_adds is None else f"{row.multiply_adds / 1e6:.1f}",
+            *(_percent(value) for value in (row.published, row.val_accuracy, row.test_accuracy)),
+            row.dataset or "",
+            row.problem or ("" if row.folder is None else row.folder.name),
+        )
+    return shown
+
+
+def _folders() -> list[Path]:
+    """Every folder with a `teacher.json`, but those that are being written or trained."""
+    found = (cache_folder() / "teachers").glob(f"*/{teacher.RECORD}")
+    folders = sorted(path.parent for path in found)
+    return [folder for folder in folders if folder.suffix != ".training" and not folder.name.startswith(".")]
+
+
+def _on_disk(folder: Path) -> Row:
+    try:
+        record = read_record(folder / teacher.RECORD, TeacherRecord)
+    except ConfigError as error:
+        return Row(name="?", folder=folder, problem=f"damaged: {error}")
+    name = str(record.architecture.get("name"))
+    if name not in TEACHERS:
+        return Row(name=name, folder=folder, problem=f"{folder.name}: of no network that is known here")
+    row = _network(name, record.architecture, record.input)
+    opened = [opening["test_accuracy"] for opening in record.test_openings if "test_accuracy" in opening]
+    return Row(
+        name=name,
+        shape=record.input,
+        num_parameters=row.num_parameters,
+        multiply_adds=row.multiply_adds,
+        published=row.published,
+        dataset=(record.dataset or {}).get("name"),
+        val_accuracy=record.val_accuracy,
+        test_accuracy=opened[-1] if opened else None,
+        folder=folder,
+        problem=row.problem,
+    )
+
+
+def _network(name: str, section: dict[str, object], shape: InputShape) -> Row:
+    """What a network of TEACHERS costs for images of a shape."""
+    published = PUBLISHED[name].accuracy if name in PUBLISHED else None
+    build = partial(build_network, section, **shape.model_dump())
+    try:
+        with torch.device("meta"):
+            num_parameters = sum(parameter.numel() for parameter in build().parameters())
+        cost = multiply_adds(without_weights(build), shape.in_channels, shape.image_size)
+    except ConfigError as error:
+        return Row(name, shape, published=published, problem=str(error))
+    return Row(name, shape, num_parameters, cost, published)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.2%}"

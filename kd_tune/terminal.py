@@ -1,0 +1,34 @@
+"""What the command modules share: the console, options, and the way a command ends."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+DONE, USAGE, NOTHING, RESUMABLE = 0, 2, 3, 75
+
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="Where the data lie: a folder or an .npz file.", show_default=False)
+]
+
+
+@contextmanager
+def stoppable(advice: str) -> Iterator[None]:
+    """Turns Ctrl-C into a word of advice and the exit code of what can be resumed."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"stopped; {advice}", file=sys.stderr)
+        raise typer.Exit(RESUMABLE) from None
+
+
+def make_console() -> Console:
+    """Standard output; what it is given is printed as it is, whatever brackets it holds."""
+    width = None if sys.stdout.isatty() else 120  # wide enough for a table in a log
+    return Console(width=width, markup=False, highlight=False, emoji=False, soft_wrap=True)
