@@ -32,12 +32,13 @@ from typing import Any
 import common
 import torch
 
-from kd_tune import prepare, soft_targets
+from kd_tune import soft_targets
 from kd_tune.catalog import load_dataset
 from kd_tune.config import Choice, SearchFile, load_search_file
 from kd_tune.data import Dataset
 from kd_tune.scheduler import Rungs, rung_epochs
 from kd_tune.teacher import Teacher
+from kd_tune.trial_data import best_device
 
 SHIPPED = common.ROOT / "search_spaces" / "cifar10.yaml"
 SHIPPED_TRAIN, SHIPPED_VAL = 45_000, 5_000
@@ -89,7 +90,7 @@ def measure_fill(name: str, folder: Path, arguments: argparse.Namespace) -> dict
     section = {"name": "cifar10", "num_train": arguments.fill_images}
     dataset = load_dataset(section, arguments.data)
     found = common.random_teacher(name, folder / "teachers" / name, dataset)
-    device = prepare.best_device()
+    device = best_device()
     began = time.perf_counter()
     soft_targets.fill(soft_targets.folder_of(found, dataset), found, dataset, arguments.views, device)
     seconds = time.perf_counter() - began

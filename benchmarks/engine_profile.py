@@ -153,7 +153,7 @@ def profiled_epochs(data: TrialData, arguments: argparse.Namespace) -> Iterator[
     torch.manual_seed(0)
     network = build_student(trial["student"], data.dataset).to(memory_format=LAYOUT)
     optimizer = build_optimizer(trial["optimizer"], network)
-    objective = build_objective(trial["objective"])
+    objective = build_objective(trial["objective"], data.dataset)
     while True:
         network.train()
         pieces = profiled_epoch(network, optimizer, objective, data, arguments)

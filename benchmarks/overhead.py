@@ -36,7 +36,7 @@ import numpy as np
 from kd_tune import host, records, search
 from kd_tune.catalog import load_dataset
 from kd_tune.ledger import read_events
-from kd_tune.records import Assignment
+from kd_tune.records import Assignment, TeacherPlace
 from kd_tune.trainable import RunContext
 
 
@@ -253,7 +253,9 @@ def assignments_of(workload: Workload, folder: Path) -> list[Assignment]:
         seed=file.search.seed,
         folder=str(folder),
         source=None if workload.source is None else str(workload.source.resolve()),
-        bank=None if workload.bank is None else str(workload.bank),
+        teachers={}
+        if workload.bank is None
+        else {workload.raw["trial"]["teacher"]["name"]: TeacherPlace(bank=str(workload.bank))},
         checkpoint_epochs=(1, file.trial["training"]["num_epochs"]),  # what `search` gives a search without rungs
         threads=1,
     )

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from kd_tune.cli_teacher import teacher_app
 from kd_tune.errors import ConfigError
-from kd_tune.terminal import DONE, NOTHING, RESUMABLE, USAGE, DataOption, make_console, stoppable
+from kd_tune.terminal import DONE, NOTHING, RESUMABLE, USAGE, AllowOption, DataOption, make_console, stoppable
 
 if TYPE_CHECKING:
     from kd_tune.ledger import RunState
@@ -57,18 +57,21 @@ def search(
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run.", show_default=False)] = None,
     extend: Annotated[int, typer.Option(min=0, help="With --resume: so many more trials in every arm.")] = 0,
+    allow_code: AllowOption = None,
 ) -> None:
     """Start, resume or extend a search; ends with a report and the best student of every arm exported."""
     from kd_tune import search as searching
+    from kd_tune import user_code
     from kd_tune.config import load_search_file
 
+    user_code.allow(allow_code or [])
     console = make_console()
     launch = searching.Launch(data, address, None if time_budget is None else parse_duration(time_budget), extend)
     if resume is not None:
         if file or name or overrides or num_trials:
             raise ConfigError(
                 "--resume takes its search file from the run; "
-                "only --extend, --data, --address and --time-budget go with it"
+                "only --extend, --data, --address, --time-budget and --allow-code go with it"
             )
         folder = resume
         with stoppable(f"go on with: {_interpreter()} run_search.py --resume {folder}"):
@@ -95,10 +98,12 @@ def analyze(
     run: Annotated[Path, typer.Argument(help="The run's folder.")],
     export: Annotated[Path | None, typer.Option(help="Write the best students here.", show_default=False)] = None,
     top: Annotated[int, typer.Option(min=1, help="With --export: how many students of every arm.")] = 1,
+    allow_code: AllowOption = None,
 ) -> None:
     """Summarise a run: tables here, CSV, pictures and a Markdown report in the run; export its best students."""
-    from kd_tune import report
+    from kd_tune import report, user_code
 
+    user_code.allow(allow_code or [])
     console = make_console()
     path = report.write(run, console)
     console.print(f"report: {path}")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from kd_tune.errors import ConfigError
-from kd_tune.terminal import DataOption, make_console, stoppable
+from kd_tune.terminal import AllowOption, DataOption, make_console, stoppable
 
 teacher_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Train, import or list teachers, or measure one on the test set."
@@ -33,18 +33,20 @@ def train(
     again: Annotated[
         bool, typer.Option("--again", help="Train it even if it is there; the new one replaces it.")
     ] = False,
+    allow_code: AllowOption = None,
 ) -> None:
     """Train a teacher, resumable: the same command goes on after a stop."""
-    from kd_tune import teacher, teacher_training
+    from kd_tune import teacher, teacher_training, user_code
     from kd_tune.catalog import load_dataset
 
+    user_code.allow(allow_code or [])
     console = make_console()
     with stoppable("the same command goes on from the last checkpoint"):
         section, dataset_section = {"name": name}, {"name": dataset}
         source = teacher_training.known_source(dataset, data)
         loaded = load_dataset(dataset_section, source)
         recipe = teacher_training.checked_recipe(section, dataset_section, loaded, overrides or [])
-        folder = out or teacher.folder_of(section, loaded)
+        folder = out or teacher.folder_of(recipe["student"], loaded)
         _check_place(folder, again, "trains a new one")
         teacher_training.train_teacher(folder, recipe, loaded, source, console)
 
@@ -68,12 +70,14 @@ def import_(
     accept: Annotated[bool, typer.Option("--accept", help="Keep it even if its accuracy speaks against it.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Replace the one that was imported before.")] = False,
     out: OutOption = None,
+    allow_code: AllowOption = None,
 ) -> None:
     """Make a teacher of weights that were trained elsewhere, once validation images show that they work."""
-    from kd_tune import teacher, teacher_training
+    from kd_tune import teacher, teacher_training, user_code
     from kd_tune.catalog import load_dataset
     from kd_tune.teacher_import import import_teacher
 
+    user_code.allow(allow_code or [])
     console = make_console()
     with stoppable("nothing was written; the same command starts again"):
         loaded = load_dataset({"name": dataset}, teacher_training.known_source(dataset, data))
@@ -109,10 +113,12 @@ def measure(
     name: Annotated[str, typer.Argument(help="A teacher's name, or its folder.")],
     dataset: Annotated[str, typer.Option(help="A data set's name.")],
     data: DataOption = None,
+    allow_code: AllowOption = None,
 ) -> None:
     """Open the test set for a teacher, record the opening, and print its accuracy."""
-    from kd_tune import teacher, teacher_training
+    from kd_tune import teacher, teacher_training, user_code
 
+    user_code.allow(allow_code or [])
     console = make_console()
     folder, loaded = teacher_training.locate_teacher(name, dataset, data)
     opening = teacher_training.measure_teacher(folder, loaded)

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from kd_tune import soft_targets, teacher
 from kd_tune.catalog import architecture_of, build_student, teachers_of
@@ -19,13 +21,16 @@ from kd_tune.config import branch_name
 from kd_tune.data import Dataset
 from kd_tune.engine import count_parameters
 from kd_tune.errors import ConfigError
+from kd_tune.models import StartsFromImages
 from kd_tune.models.cost import multiply_adds
 from kd_tune.records import TeacherPlace, derive_seed
 from kd_tune.teacher import Teacher
 from kd_tune.teacher_import import import_teacher
 from kd_tune.teacher_training import recipe, train_teacher
-from kd_tune.trial_data import best_device
+from kd_tune.trial_data import TrialData, best_device
 from kd_tune.watch import duration, progress
+
+SETTLING_IMAGES = 200
 
 
 @dataclass(frozen=True)
@@ -184,11 +189,27 @@ def _random(section: Mapping[str, Any], dataset: Dataset) -> Teacher:
     seed = section.get("seed", 0)
     folder = teacher.folder_of(architecture | {"random": seed}, dataset)
     if not teacher.exists(folder):
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(derive_seed(seed, "random teacher"))
             network = build_student(architecture, dataset)
+            images = TrialData(dataset, None, torch.device("cpu")).first_images()
+            if isinstance(network, StartsFromImages):
+                network.initialise_from(images)
+            _settle_batch_norms(network, images)
         teacher.save(folder, network, teacher.base_record(architecture, dataset) | {"untrained": True, "seed": seed})
     return teacher.load(folder, dataset)
+
+
+def _settle_batch_norms(network: nn.Module, images: Tensor) -> None:
+    """Gives batch norms the statistics of some images; with their first ones a network answers nearly alike to all."""
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    usual = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    network.train()(images[:SETTLING_IMAGES])
+    for norm, momentum in zip(norms, usual, strict=True):
+        norm.momentum = momentum
+    network.eval()
 
 
 def _folder_of_weights(

@@ -16,6 +16,12 @@ DONE, USAGE, NOTHING, RESUMABLE = 0, 2, 3, 75
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="Where the data lie: a folder or an .npz file.", show_default=False)
 ]
+AllowOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-code", help="A package of yours that may run: package.module:callable names.", show_default=False
+    ),
+]
 
 
 @contextmanager

@@ -10,9 +10,19 @@ import ray
 import torch
 
 from kd_tune import search
-from kd_tune.catalog import TABLES, build_network, build_objective, build_optimizer, check_trial, control_objective
-from kd_tune.config import Choice, FloatRange, IntRange, load_search_file, parse_search_file
+from kd_tune.catalog import (
+    TABLES,
+    architecture_of,
+    build_network,
+    build_objective,
+    build_optimizer,
+    check_trial,
+    control_objective,
+    teachers_of,
+)
+from kd_tune.config import Choice, FloatRange, IntRange, branch_name, load_search_file, parse_search_file
 from kd_tune.config import Source as ConfigSource
+from kd_tune.data import Dataset
 from kd_tune.errors import ConfigError
 from kd_tune.models import TEACHERS
 
@@ -77,12 +87,12 @@ def test_a_good_trial_has_no_problems() -> None:
         (
             {"teacher": {"name": "digit"}},
             "teacher.name",
-            "unknown teacher 'digit'; known: compact, digits, vgg13_bn; did",
+            "unknown teacher 'digit'; known: compact, ",
         ),
         ({"teacher": {"name": "studentnet"}}, "teacher.name", "unknown teacher 'studentnet'"),
         ({"teacher": {"name": "digits", "weights": 3}}, "teacher.weights", "3 must be a valid string"),
         ({"teacher": {"name": "digits", "image_size": 28}}, "teacher.image_size", "has no such argument"),
-        ({"dataset": {"name": "mnist"}}, "dataset.name", "did you mean 'mnist5k'?"),
+        ({"dataset": {"name": "mnist5"}}, "dataset.name", "did you mean 'mnist5k'?"),
         ({"dataset": {"name": "mnist5k", "split_seed": 1}}, "dataset.split_seed", "mnist5k has no such argument"),
         ({"dataset": {"name": "cifar10", "split_seed": -1}}, "dataset.split_seed", "-1 must be greater than or equal"),
         ({"dataset": {"name": "cifar10", "num_train": 0}}, "dataset.num_train", "0 must be greater than or equal to 1"),
@@ -142,7 +152,6 @@ def test_a_range_of_reals_for_a_whole_number_is_refused() -> None:
         ),
         ({"dataset": {"name": "cifar10", "num_train": {"int": [9, 99]}}}, "dataset.num_train", "must be one value"),
         ({"dataset": {"choice": [{"name": "cifar10"}, {"name": "mnist5k"}]}}, "dataset", "cannot be a choice"),
-        ({"teacher": {"choice": [{"name": "digits"}, {"name": "compact"}]}}, "teacher", "cannot be a choice"),
         ({"teacher": {"name": "digits", "weights": {"choice": ["a", "b"]}}}, "teacher.weights", "must be one value"),
     ],
 )
@@ -175,9 +184,49 @@ def test_a_teacher_may_be_the_student_of_its_own_training() -> None:
         assert check_trial(trial(student={"name": name}), SOURCE) == []
 
 
+def test_a_choice_of_teachers_is_a_parameter_of_the_search() -> None:
+    sections = [
+        {"name": "digits"},
+        {"name": "digits", "label": "wide", "width": 2.0},
+        {"name": "permuted", "of": "digits"},
+    ]
+    several = trial(teacher={"choice": sections})
+    assert check_trial(several, SOURCE) == []
+    assert [branch_name(section) for section in teachers_of(several)] == ["digits", "wide", "permuted"]
+    assert architecture_of(wide) == {"name": "digits", "width": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("teacher", "training", "where", "what"),
+    [
+        ({"name": "permuted", "of": "digit"}, {}, "teacher.of", "unknown teacher 'digit'; known:"),
+        ({"name": "random", "network": "studentnet"}, {}, "teacher.network", "unknown teacher 'studentnet'"),
+        ({"name": "permuted"}, {}, "teacher", "permuted needs the argument of"),
+        ({"name": "permuted", "of": "digits", "mode": "live"}, {}, "teacher.mode", "has stored answers only"),
+        ({"name": "logits", "file": "x.npy", "mode": "live"}, {}, "teacher.mode", "has stored answers only"),
+        ({"name": "digits", "mode": "lives"}, {}, "teacher.mode", "'lives' must be 'bank' or 'live'"),
+        ({"name": "digits", "label": "a|b"}, {}, "teacher.label", "'a|b'"),
+        ({"name": "digits", "normalisation": {"men": [0.5]}}, {}, "teacher.normalisation", "must be 'mean' or 'std'"),
+        ({"name": "digits"}, {"transform": "trivial_augment"}, "teacher", "a teacher needs mode: live"),
+        ({"name": "digits"}, {"transform": "trivial"}, "training.transform", "unknown transform 'trivial'; known:"),
+    ],
+)
+def test_a_teacher_that_cannot_be_is_told_why(
+    teacher: dict[str, Any], training: dict[str, Any], where: str, what: str
+) -> None:
+    (problem,) = check_trial(trial(teacher=teacher, training={"num_epochs": 3} | training), SOURCE)
+    assert problem.startswith(f"x.yaml trial.{where}")
+    assert what in problem
+
+
+def test_a_live_teacher_goes_with_any_transform() -> None:
+    live = trial(teacher={"name": "digits", "mode": "live"}, training={"num_epochs": 3, "transform": "trivial_augment"})
+    assert check_trial(live, SOURCE) == []
+
+
 def test_all_problems_are_told_at_once() -> None:
     bad = trial(
-        dataset={"name": "mnist"},
+        dataset={"name": "mnist5"},
         teacher={"name": "digit"},
         student={"name": "studentnet", "width": 0, "depth": 3},
         objective={"name": "hinton", "alpha": 2, "temperature": {"float": [-1, 0]}},
@@ -212,10 +261,12 @@ trial:
 
 
 @pytest.mark.parametrize("key", TABLES)
-def test_every_entry_of_every_table_can_be_named_without_arguments(key: str) -> None:
-    """Whatever is in a table must be checkable: each argument annotated, each with a default."""
+def test_every_entry_of_every_table_can_be_named_alone(key: str) -> None:
+    """Whatever is in a table must be checkable: each argument annotated, and with a default where there can be one."""
+    needed = {"random": {"network": "digits"}, "permuted": {"of": "digits"}, "logits": {"file": "answers.npy"}}
     for name in TABLES[key].entries:
-        assert check_trial(trial(**{key: {"name": name}}), SOURCE) == [], name
+        section = {"name": name} | needed.get(name, {})
+        assert check_trial(trial(**{key: section}), SOURCE) == [], name
 
 
 @pytest.mark.parametrize("arm", ["cross_entropy", "label_smoothing"])
@@ -226,11 +277,11 @@ def test_a_controls_objective_needs_no_teacher_and_checks_clean(arm: str) -> Non
     assert check_trial(controlled, SOURCE) == []
 
 
-def test_a_builder_hands_over_the_arguments_of_its_section() -> None:
+def test_a_builder_hands_over_the_arguments_of_its_section(toy_dataset: Dataset) -> None:
     network = build_network({"name": "studentnet", "width": 0.5}, num_classes=4, in_channels=1, image_size=16)
     assert network(torch.zeros(2, 1, 16, 16)).shape == (2, 4)
     assert network.get_parameter("conv1.weight").shape[0] == 3
-    assert build_objective({"name": "hinton", "alpha": 0.25}).alpha == 0.25  # type: ignore[attr-defined]
+    assert build_objective({"name": "hinton", "alpha": 0.25}, toy_dataset).alpha == 0.25  # type: ignore[attr-defined]
     optimizer = build_optimizer({"name": "adamw", "lr": 0.5, "beta1": 0.3}, network)
     assert optimizer.param_groups[0]["lr"] == 0.5
     assert optimizer.param_groups[0]["betas"] == (0.3, 0.999)

@@ -19,7 +19,7 @@ from kd_tune.config import Source, parse_search_file
 from kd_tune.errors import ConfigError
 from kd_tune.host import open_trial
 from kd_tune.paths import read_json
-from kd_tune.records import Assignment, EpochRow
+from kd_tune.records import Assignment, EpochRow, TeacherPlace
 from tests.training import KINDS, curve, every_kind, numbers, trial
 
 pytestmark = pytest.mark.usefixtures("forgetful")
@@ -38,7 +38,7 @@ def assignment(tmp_path: Path, toy_npz: Path, bank_folder: Path) -> Callable[...
             seed=5,
             checkpoints=str(tmp_path / name),
             source=str(toy_npz),
-            bank=str(bank_folder) if needs_bank else None,
+            teacher=TeacherPlace(bank=str(bank_folder)) if needs_bank else None,
         )
         return replace(whole, **changes)
 

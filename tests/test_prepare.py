@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from torch import nn
 
 from kd_tune import checkpoint, prepare, soft_targets, teacher
 from kd_tune.config import Choice
 from kd_tune.data import Dataset, mnist5k, npz
 from kd_tune.engine import train
 from kd_tune.errors import ConfigError
+from kd_tune.paths import CACHE_VARIABLE
 from kd_tune.prepare import PreparedTeacher
 from kd_tune.records import TeacherPlace
 from kd_tune.soft_targets import Bank
@@ -31,6 +33,13 @@ from tests.training import CPU, HINTON, run, trial
 
 VIEWS = 3
 DATA = {"name": "npz"}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache for each test: teachers are found by their place in it."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 def prepared(dataset: Dataset, section: dict[str, Any], views: int = VIEWS) -> dict[str, PreparedTeacher]:
@@ -44,10 +53,20 @@ def bank_of(found: PreparedTeacher, dataset: Dataset, views: int = VIEWS) -> Ban
     return soft_targets.open_bank(folder, found.fingerprint, len(dataset.train), dataset.num_classes, views)
 
 
+@pytest.fixture(scope="module")
+def learnt(toy_dataset: Dataset) -> nn.Module:
+    """A network that has learnt the toy, so that its answers differ from image to image."""
+    config = trial(student={"name": "digits"}, training={"num_epochs": 8})
+    *_, (row, state) = train(config, TrialData(toy_dataset, None, CPU), 0)
+    assert row.val_accuracy > 0.8
+    return state.network
+
+
 @pytest.fixture
-def digits(toy_dataset: Dataset, save_teacher: Callable[..., Path]) -> PreparedTeacher:
-    """An untrained network in the place where a search looks for its teacher."""
-    save_teacher(teacher.folder_of({"name": "digits"}, toy_dataset), toy_dataset)
+def digits(toy_dataset: Dataset, learnt: nn.Module) -> PreparedTeacher:
+    """That network in the place where a search looks for its teacher."""
+    folder = teacher.folder_of({"name": "digits"}, toy_dataset)
+    teacher.save(folder, learnt, teacher.base_record({"name": "digits"}, toy_dataset))
     return prepared(toy_dataset, {"name": "digits"})["digits"]
 
 
@@ -138,7 +157,7 @@ def test_mnist5k_logits_are_counted_without_its_test_images(tmp_path: Path) -> N
     ],
 )
 def test_a_file_of_logits_that_does_not_fit_is_refused(
-    content: Any, message: str, tmp_path: Path, toy_dataset: Dataset, own_cache: Path
+    content: Any, message: str, tmp_path: Path, toy_dataset: Dataset, cache: Path
 ) -> None:
     path = tmp_path / "logits.npy"
     if isinstance(content, bytes):
@@ -148,7 +167,7 @@ def test_a_file_of_logits_that_does_not_fit_is_refused(
     with pytest.raises(ConfigError, match=message) as caught:
         prepared(toy_dataset, {"name": "logits", "file": str(path)})
     assert str(path) in str(caught.value)
-    assert not list((own_cache / "banks").glob("logits-*"))
+    assert not list((cache / "banks").glob("logits-*"))
 
 
 def test_several_teachers_have_a_bank_each(digits: PreparedTeacher, toy_dataset: Dataset) -> None:
@@ -198,7 +217,7 @@ def test_a_live_teacher_sees_the_transformed_image(digits: PreparedTeacher, toy_
         return images // 2
 
     indices = torch.arange(10)
-    _, _, answers = data.batch(indices, None, dimmed)
+    _, _, answers = data.batch(indices, None, transform=dimmed)
     expected = teacher.Answers(found, CPU)(torch.from_numpy(toy_dataset.train.images[:10] // 2))
     torch.testing.assert_close(answers, expected)
 
@@ -216,15 +235,14 @@ def test_a_shipped_teacher_is_found_for_its_data_and_copied_before_use(
     toy_dataset: Dataset,
     save_teacher: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
-    own_cache: Path,
+    cache: Path,
 ) -> None:
     """Openings of the test set are written beside it, and the package's own files may be read-only."""
     monkeypatch.setattr(teacher, "SHIPPED", tmp_path)
     save_teacher(tmp_path / "digits-npz", toy_dataset)
-    shutil.rmtree(teacher.folder_of({"name": "digits"}, toy_dataset), ignore_errors=True)
     found = teacher.find({"name": "digits"}, toy_dataset)
     assert found is not None
-    assert found.parent == own_cache / "teachers"
+    assert found.parent == cache / "teachers"
     assert teacher.find({"name": "digits"}, toy_dataset) == found
     assert teacher.find({"name": "digits", "width": 2.0}, toy_dataset) is None
     assert teacher.find({"name": "digits"}, replace(toy_dataset, name="other")) is None
@@ -275,12 +293,9 @@ def test_weights_of_a_students_kind_are_no_teacher(toy_dataset: Dataset, tmp_pat
 
 
 @pytest.fixture
-def weights_file(tmp_path: Path, toy_dataset: Dataset) -> Path:
-    """Weights of a network that has learnt the toy, as a user brings them."""
-    config = trial(student={"name": "digits"}, training={"num_epochs": 8})
-    *_, (row, state) = train(config, TrialData(toy_dataset, None, CPU), 0)
-    assert row.val_accuracy > 0.8
-    checkpoint.save_weights(tmp_path / "mine.safetensors", state.network)
+def weights_file(tmp_path: Path, learnt: nn.Module) -> Path:
+    """The same network as a user brings it."""
+    checkpoint.save_weights(tmp_path / "mine.safetensors", learnt)
     return tmp_path / "mine.safetensors"
 
 
@@ -294,7 +309,7 @@ def test_a_file_of_weights_is_imported_once(weights_file: Path, toy_dataset: Dat
     whole = {"teacher": section, "dataset": DATA, "training": {"views": VIEWS}}
     again = prepare.prepare(whole, toy_dataset, None, Console(file=said, width=400))["mine"]
     assert again.fingerprint == found.fingerprint
-    assert "imported" not in said.getvalue()
+    assert "teacher: imported" not in said.getvalue()
 
 
 def test_weights_are_read_in_the_normalisation_that_they_were_trained_with(

@@ -155,12 +155,6 @@ def test_a_teachers_place_follows_from_its_section_and_the_data(toy_npz: Path, o
     assert teacher.folder_of({"name": "compact"}, base) != place
 
 
-def test_a_teacher_named_by_its_weights_lies_there(toy_dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/somewhere")
-    section = {"name": "digits", "weights": "~/mine"}
-    assert teacher.folder_of(section, toy_dataset) == Path("/somewhere/mine")
-
-
 def test_answers_are_the_networks_for_normalised_images(folder: Path, toy_dataset: Dataset) -> None:
     found = teacher.load(folder, toy_dataset)
     images = torch.from_numpy(toy_dataset.val.images)
