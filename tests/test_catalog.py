@@ -185,12 +185,8 @@ def test_a_teacher_may_be_the_student_of_its_own_training() -> None:
 
 
 def test_a_choice_of_teachers_is_a_parameter_of_the_search() -> None:
-    sections = [
-        {"name": "digits"},
-        {"name": "digits", "label": "wide", "width": 2.0},
-        {"name": "permuted", "of": "digits"},
-    ]
-    several = trial(teacher={"choice": sections})
+    wide = {"name": "digits", "label": "wide", "width": 2.0}
+    several = trial(teacher={"choice": [{"name": "digits"}, wide, {"name": "permuted", "of": "digits"}]})
     assert check_trial(several, SOURCE) == []
     assert [branch_name(section) for section in teachers_of(several)] == ["digits", "wide", "permuted"]
     assert architecture_of(wide) == {"name": "digits", "width": 2.0}
