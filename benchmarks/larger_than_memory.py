@@ -46,6 +46,7 @@ def main() -> None:
     if arguments.child:
         print(json.dumps(work(arguments)))
         return
+    del arguments.child, arguments.png  # nobody's to set
     made = common.conditions(arguments)
     limit = int(arguments.limit * 1e9)
     with cgroup(limit), common.temporary_cache() as folder:  # the first is to fail early where there is no right
