@@ -85,7 +85,7 @@ def decoded(root: Path, parts: Mapping[str, Files], image_size: int, channels: i
 
 def _key(root: Path, parts: Mapping[str, Files], shape: tuple[int, ...]) -> str:
     """A name for what will be decoded, without reading it."""
-    digest = hashlib.sha256(repr((FORMAT, shape)).encode())
+    digest = hashlib.sha256(str(FORMAT).encode())
     for name, files in parts.items():
         digest.update(repr((name, len(files.paths))).encode())
         for path in files.paths:
