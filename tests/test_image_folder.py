@@ -180,14 +180,18 @@ def test_a_full_disk_is_noticed_before_the_work(root: Path, monkeypatch: pytest.
         image_folder(root, image_size=16)
 
 
-def test_a_long_decoding_tells_how_far_it_is(
-    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_long_decoding_tells_how_far_it_is_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoded, "REPORT_SECONDS", 0.0)
-    image_folder(root, image_size=16)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[14].startswith("decoding images, once: 15/60, ")
-    assert lines[14].endswith(" s left")
+    clock = iter(range(100))  # an image a second
+    monkeypatch.setattr(decoded.time, "monotonic", lambda: next(clock))
+    progress = decoded._Progress(12)
+    for _ in range(12):
+        progress.advance()
+    assert capsys.readouterr().err.splitlines() == [
+        "decoding images, once: 5/12, 7 s left",
+        "decoding images, once: 10/12, 2 s left",
+    ]
 
 
 def test_a_damaged_cache_is_told_by_name(root: Path, cache: Path) -> None:
