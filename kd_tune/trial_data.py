@@ -76,8 +76,9 @@ class TrialData:
             order: `[N]` image numbers.
             batch_size: B; the last batch may be smaller.
         """
-        batches = (self.images[indices].to(self.device) for indices in order.to(self.images.device).split(batch_size))
-        return batches if self.dataset.resident else prefetched(batches)
+        if self.dataset.resident:
+            return (self.images[indices] for indices in order.split(batch_size))
+        return prefetched(map(self._fetch, order.cpu().split(batch_size)))
 
     def val_batches(self) -> Iterator[Tensor]:
         """The validation images on the device, uint8 `[B, channels, H, W]`."""
@@ -109,7 +110,7 @@ class TrialData:
         Returns:
             Normalised images `[B, channels, H, W]`, labels `[B]`, teacher logits `[B, C]` float32 or None.
         """
-        images = self.images[indices.to(self.images.device)].to(self.device) if pixels is None else pixels
+        images = next(self.read(indices, len(indices))) if pixels is None else pixels
         if views is not None:
             images = apply_views(images, self.views[views])
         images = transform(images)
@@ -119,6 +120,11 @@ class TrialData:
         elif with_teacher and self.teacher_logits is not None:
             logits = (self.teacher_logits[0, indices] if views is None else self.teacher_logits[views, indices]).float()
         return self.normalise(images), self.labels[indices], logits
+
+    def _fetch(self, indices: Tensor) -> Tensor:
+        """Mapped training images, brought to the device."""
+        self.dataset.train.announce(indices.tolist())
+        return self.images[indices].to(self.device)
 
     def _val_teacher(self, bank: Bank | None) -> Tensor | None:
         if bank is not None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,15 +146,31 @@ def test_a_decoding_that_was_killed_leaves_nothing_that_counts(
 
 
 def test_two_processes_do_not_decode_at_once(root: Path, cache: Path) -> None:
-    import fcntl
-
     image_folder(root, image_size=16)
     (name,) = caches(cache)
-    shutil.rmtree(cache / name)
     with (cache / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        image_folder(root, image_size=16)  # whole already: nobody has to wait
+        shutil.rmtree(cache / name)
         with pytest.raises(ConfigError, match=f"another process is decoding the images of {root}; wait for it"):
             image_folder(root, image_size=16)
+
+
+def test_what_another_process_has_decoded_meanwhile_is_taken(
+    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = image_folder(root, image_size=16).fingerprint
+    (name,) = caches(cache)
+    (cache / name).rename(cache.parent / "elsewhere")
+
+    @contextmanager
+    def late(path: Path, complaint: str) -> Iterator[None]:
+        """The lock is got when the other process lets go of it."""
+        (cache.parent / "elsewhere").rename(cache / name)
+        yield
+
+    monkeypatch.setattr(decoded, "exclusive", late)
+    assert image_folder(root, image_size=16).fingerprint == before
 
 
 def test_a_full_disk_is_noticed_before_the_work(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,14 +180,18 @@ def test_a_full_disk_is_noticed_before_the_work(root: Path, monkeypatch: pytest.
         image_folder(root, image_size=16)
 
 
-def test_a_long_decoding_tells_how_far_it_is(
-    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_long_decoding_tells_how_far_it_is_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoded, "REPORT_SECONDS", 0.0)
-    image_folder(root, image_size=16)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[14].startswith("decoding images, once: 15/60, ")
-    assert lines[14].endswith(" s left")
+    clock = iter(range(100))  # an image a second
+    monkeypatch.setattr(decoded.time, "monotonic", lambda: next(clock))
+    progress = decoded._Progress(12)
+    for _ in range(12):
+        progress.advance()
+    assert capsys.readouterr().err.splitlines() == [
+        "decoding images, once: 5/12, 7 s left",
+        "decoding images, once: 10/12, 2 s left",
+    ]
 
 
 def test_a_damaged_cache_is_told_by_name(root: Path, cache: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +56,18 @@ def test_mapped_images_are_moved_a_batch_at_a_time(mapped: Dataset, monkeypatch:
     assert [len(batch) for batch in data.read(torch.arange(60), 25)] == [25, 25, 10]
     assert [len(batch) for batch in data.val_batches()] == [5, 5, 2]
     assert {batch.device.type for batch in (*data.read(torch.arange(60), 25), *data.val_batches())} == {"meta"}
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system takes no such advice")
+def test_the_kernel_is_told_which_images_a_batch_needs(mapped: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda file, *advice: told.append(advice))
+    data = TrialData(mapped, None, CPU)
+    (batch,) = data.read(torch.tensor([7, 3]), 2)
+    assert told == [(7 * 768, 768, os.POSIX_FADV_WILLNEED), (3 * 768, 768, os.POSIX_FADV_WILLNEED)]
+    assert mapped.train.file is not None
+    content = mapped.train.file.read_bytes()
+    assert batch.numpy().tobytes() == content[7 * 768 : 8 * 768] + content[3 * 768 : 4 * 768]
 
 
 def test_larger_images_are_evaluated_in_smaller_batches(mapped: Dataset) -> None:

@@ -8,9 +8,12 @@ Shapes: N images, C channels, H x W pixels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,10 +31,12 @@ class Images:
     Attributes:
         images: `[N, C, H, W]` uint8; read-only where they are mapped.
         labels: `[N]` int64 class numbers.
+        file: from whose beginning the images are mapped; None: they lie in memory.
     """
 
     images: np.ndarray
     labels: np.ndarray
+    file: Path | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -42,7 +47,20 @@ class Images:
 
     def first(self, count: int) -> Images:
         """The first so many, without a copy."""
-        return Images(self.images[:count], self.labels[:count])
+        return Images(self.images[:count], self.labels[:count], self.file)
+
+    def announce(self, indices: Iterable[int]) -> None:
+        """Asks the kernel to read some mapped images, all at the same time.
+
+        Without this it reads at each page that is missed, one after the other: 15 MB/s instead of 800 where 64 images
+        of 110 kB were gathered at random from a virtual machine's disk, a file three times as large as the memory.
+        """
+        if self.file is None or not hasattr(os, "posix_fadvise"):  # macOS has none
+            return
+        size = self.images[0].nbytes
+        with suppress(OSError), self.file.open("rb") as file:  # advice only
+            for index in indices:
+                os.posix_fadvise(file.fileno(), index * size, size, os.POSIX_FADV_WILLNEED)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ Shapes: N images of a part, C channels, S x S pixels.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 import sys
@@ -78,16 +79,13 @@ def decoded(root: Path, parts: Mapping[str, Files], image_size: int, channels: i
             if not (folder / RECORD).exists():
                 _decode(folder, parts, shape)
     record = read_record(folder / RECORD, DecodedRecord)
-    images = {
-        name: Images(_mapped(folder / f"{name}.u8", (len(part.labels), *shape)), part.labels)
-        for name, part in parts.items()
-    }
+    images = {name: _map(folder / f"{name}.u8", part.labels, shape) for name, part in parts.items()}
     return images, Mapped(record.fingerprint, {"mean": record.mean, "std": record.std})
 
 
 def _key(root: Path, parts: Mapping[str, Files], shape: tuple[int, ...]) -> str:
     """A name for what will be decoded, without reading it."""
-    digest = hashlib.sha256(repr((FORMAT, shape)).encode())
+    digest = hashlib.sha256(str(FORMAT).encode())
     for name, files in parts.items():
         digest.update(repr((name, len(files.paths))).encode())
         for path in files.paths:
@@ -104,7 +102,7 @@ def _decode(folder: Path, parts: Mapping[str, Files], shape: tuple[int, int, int
     for orphan in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a process that was killed; large, and nobody's
         shutil.rmtree(orphan, ignore_errors=True)
     total = sum(len(files.paths) for files in parts.values())
-    _check_space(folder.parent, total * int(np.prod(shape)))
+    _check_space(folder.parent, total * math.prod(shape))
     progress = _Progress(total)
     digest = hashlib.sha256()
     counts = {name: np.zeros((shape[0], 256), np.int64) for name in parts}
@@ -150,12 +148,13 @@ def _read(path: str, transform: Any, mode: str) -> np.ndarray:
     return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1))
 
 
-def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """A file of pixels as an array; read-only, because Linux refuses writable maps that are larger than its memory."""
+def _map(path: Path, labels: np.ndarray, shape: tuple[int, int, int]) -> Images:
+    """A file of pixels as images; read-only, because Linux refuses writable maps that are larger than its memory."""
+    expected = len(labels) * math.prod(shape)
     try:
-        if path.stat().st_size != np.prod(shape):
-            raise ValueError(f"it holds {path.stat().st_size} bytes, not {np.prod(shape)}")
-        return np.asarray(np.memmap(path, np.uint8, "r", shape=shape))
+        if path.stat().st_size != expected:
+            raise ValueError(f"it holds {path.stat().st_size} bytes, not {expected}")
+        return Images(np.asarray(np.memmap(path, np.uint8, "r", shape=(len(labels), *shape))), labels, path)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: is damaged: {error}; delete the folder to decode the images anew") from None
 

@@ -139,7 +139,7 @@ def download(name: str, target: Path | None = None) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         _reader(name)(str(root), download=True)
     except (OSError, RuntimeError) as error:
-        raise ConfigError(f"{root}: the download of {name} failed: {error}") from None
+        raise ConfigError(f"{root}: the download of {name} failed: {' '.join(str(error).split())}") from None
     return root
 
 
