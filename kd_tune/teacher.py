@@ -31,7 +31,7 @@ from kd_tune.user_code import is_reference
 
 WEIGHTS = "teacher.safetensors"
 RECORD = "teacher.json"
-SHIPPED = Path(__file__).parent / "shipped"
+SHIPPED = Path(__file__).resolve().parent / "shipped"
 
 
 class Normalisation(Record):
@@ -61,6 +61,7 @@ class TeacherRecord(Record):
         dataset: name, fingerprint and split of what it learnt, if kd_tune trained it.
         recipe: the trial by which it was trained, likewise.
         untrained: it has its first weights.
+        epochs: the course of that training, an epoch a row.
         val_accuracy: on its own validation images, 0 to 1.
         num_parameters: of the network.
         test_openings: every look at the test set, with what was measured.
@@ -75,6 +76,7 @@ class TeacherRecord(Record):
     recipe: dict[str, Any] | None = None
     imported: dict[str, Any] | None = None
     untrained: bool = False
+    epochs: list[dict[str, Any]] = []
     val_accuracy: float | None = None
     num_parameters: int | None = None
     test_openings: list[dict[str, Any]] = []
@@ -125,18 +127,25 @@ def find(section: Mapping[str, Any], dataset: Dataset) -> Path | None:
     shipped = SHIPPED / f"{section['name']}-{dataset.name}"
     for folder in (folder_of(section, dataset), imported_folder(section["name"], dataset.name), shipped):
         if exists(folder) and read_record(folder / RECORD, TeacherRecord).architecture == dict(section):
-            return _keep_shipped(folder) if folder == shipped else folder
+            return writable(folder)
     return None
 
 
-def _keep_shipped(folder: Path) -> Path:
-    """A shipped teacher's copy in the cache, whose record can be written to: openings of the test set belong in it."""
+def copy_of_shipped(folder: Path) -> Path:
+    """The place in the cache of a shipped teacher's copy."""
     sha256 = read_record(folder / RECORD, TeacherRecord).weights_sha256
-    kept = cache_folder() / "teachers" / f"{folder.name}-shipped-{sha256[:12]}"
-    if not exists(kept):
-        with written_whole(kept) as temporary:
+    return cache_folder() / "teachers" / f"{folder.name}-shipped-{sha256[:12]}"
+
+
+def writable(folder: Path) -> Path:
+    """The folder itself, or a shipped teacher's copy: openings of the test set are written beside the weights."""
+    if folder.resolve().parent != SHIPPED:
+        return folder
+    copy = copy_of_shipped(folder)
+    if not exists(copy):
+        with written_whole(copy) as temporary:
             shutil.copytree(folder, temporary)
-    return kept
+    return copy
 
 
 def knows_validation_images(record: TeacherRecord, dataset: Dataset) -> bool | None:

@@ -21,7 +21,7 @@ from kd_tune.models.variants import VARIANTS, Variant
 from kd_tune.teacher import Normalisation, Teacher, predict
 from kd_tune.watch import progress
 
-TRIED_ON = 500  # validation images: a gain of 2 points or more is told from chance, in a minute for most networks
+TRIED_ON = 500  # validation images: a gain of 3 to 4 points is told from chance, in a minute for most networks
 MIN_GAIN = 0.02  # below it, a cause is no explanation
 MIN_Z = 4.0  # standard errors of the difference on the same images; some ten causes are tried
 BATCH = 100
@@ -49,8 +49,8 @@ class Cause:
 
 def diagnose(
     teacher: Teacher, dataset: Dataset, predictions: np.ndarray, device: torch.device, console: Console
-) -> str:
-    """The likeliest cause of a low accuracy, in a sentence.
+) -> Cause | None:
+    """The usual mistake that, undone, helps most; None if none of them explains anything.
 
     Args:
         teacher: the one in question.
@@ -60,18 +60,26 @@ def diagnose(
         console: shows progress.
     """
     causes = _class_order(predictions, dataset)
-    chosen = np.linspace(0, len(dataset.val) - 1, min(TRIED_ON, len(dataset.val))).astype(int)
+    chosen = _shuffled(len(dataset.val))[:TRIED_ON]
     images, before = dataset.val.take(chosen), predictions[chosen]
     trials = list(_alternatives(teacher, dataset))
-    with progress(console, "looking for the cause") as advance:
+    with progress(console, "trying the usual mistakes") as advance:
         for number, (text, other) in enumerate(trials, start=1):
             causes += _cause(text, predict(other, images, device, BATCH), before, images.labels)
             advance(number, len(trials))
-    if not causes:
-        tried = "class order, normalisation" + (", strides and pooling" if _variants(teacher) else "")
-        return f"none of the usual mistakes ({tried}) explains it: these may be weights of something else"
-    best = max(causes, key=lambda cause: cause.accuracy)
-    return f"likely cause: {best}"
+    return max(causes, key=lambda cause: cause.accuracy, default=None)
+
+
+def _class_order(predictions: np.ndarray, dataset: Dataset) -> list[Cause]:
+    """Another order of the classes, if it fits better: found on one half of the images, judged on the other."""
+    labels, names = dataset.val.labels, dataset.class_names
+    found_on, judged_on = np.array_split(_shuffled(len(labels)), 2)
+    confusion = np.zeros((len(names), len(names)), dtype=np.int64)
+    np.add.at(confusion, (predictions[found_on], labels[found_on]), 1)
+    order = linear_sum_assignment(confusion, maximize=True)[1]  # the teacher's class i is the data set's order[i]
+    listed = ", ".join(names[index] for index in order)
+    text = f"wrong class order: the weights' classes seem to be, in this order, {listed}; reorder the last layer's rows"
+    return _cause(text, order[predictions[judged_on]], predictions[judged_on], labels[judged_on])
 
 
 def _cause(text: str, after: np.ndarray, before: np.ndarray, labels: np.ndarray) -> list[Cause]:
@@ -86,15 +94,9 @@ def _cause(text: str, after: np.ndarray, before: np.ndarray, labels: np.ndarray)
     return [Cause(text, float((after == labels).mean()), float((before == labels).mean()), len(labels))]
 
 
-def _class_order(predictions: np.ndarray, dataset: Dataset) -> list[Cause]:
-    """Other names for the teacher's classes: found on every second image, judged on the others."""
-    labels, names = dataset.val.labels, dataset.class_names
-    confusion = np.zeros((len(names), len(names)), dtype=np.int64)
-    np.add.at(confusion, (predictions[::2], labels[::2]), 1)
-    order = linear_sum_assignment(confusion, maximize=True)[1]  # the teacher's class i is the data set's order[i]
-    listed = ", ".join(names[index] for index in order)
-    text = f"wrong class order: the weights' classes seem to be, in this order, {listed}; reorder the last layer's rows"
-    return _cause(text, order[predictions[1::2]], predictions[1::2], labels[1::2])
+def _shuffled(num_images: int) -> np.ndarray:
+    """Image numbers in a random order that is always the same: files are often sorted by class."""
+    return np.random.RandomState(0).permutation(num_images)
 
 
 def _alternatives(teacher: Teacher, dataset: Dataset) -> Iterator[tuple[str, Teacher]]:
@@ -103,15 +105,15 @@ def _alternatives(teacher: Teacher, dataset: Dataset) -> Iterator[tuple[str, Tea
         if normalisation != teacher.record.normalisation:
             record = teacher.record.model_copy(update={"normalisation": normalisation})
             mean, std = (",".join(f"{value:.6g}" for value in part) for part in (normalisation.mean, normalisation.std))
-            text = f"wrong normalisation: with {name} it does better; import it with --mean {mean} --std {std}"
+            text = f"wrong normalisation: the weights expect {name}; import them with --mean {mean} --std {std}"
             yield text, replace(teacher, record=record)
     for variant in _variants(teacher):
         network = copy.deepcopy(teacher.network)
         variant.change(network)
         name = teacher.record.architecture["name"]
         text = (
-            f"wrong stride or pooling: the weights do better in a {name} with {variant.difference}; kd_tune's {name} "
-            "is another network, which needs other weights"
+            f"wrong stride or pooling: the weights expect a {name} with {variant.difference}; "
+            "kd_tune's is another network, which needs other weights"
         )
         yield text, replace(teacher, network=network)
 
@@ -123,15 +125,15 @@ def _variants(teacher: Teacher) -> tuple[Variant, ...]:
 def _normalisations(dataset: Dataset) -> dict[str, Normalisation]:
     channels = dataset.in_channels
     usual = {
-        "that of the data set": (dataset.normalisation["mean"], dataset.normalisation["std"]),
+        "the data set's own": (dataset.normalisation["mean"], dataset.normalisation["std"]),
         "mean 0.5 and deviation 0.5": ([0.5] * channels, [0.5] * channels),
-        "none, pixels from 0 to 1": ([0.0] * channels, [1.0] * channels),
-        "none, pixels from 0 to 255": ([0.0] * channels, [1 / 255] * channels),
+        "pixels from 0 to 1": ([0.0] * channels, [1.0] * channels),
+        "pixels from 0 to 255": ([0.0] * channels, [1 / 255] * channels),
     }
     if channels == 3:
         usual |= {
-            "that of the published CIFAR-10 teachers": (list(MEAN), list(STD)),
-            "CIFAR-10's older deviations": (list(MEAN), list(OLDER_VGG_STD)),
+            "the published CIFAR-10 teachers'": (list(MEAN), list(STD)),
+            "CIFAR-10's mean and older deviations": (list(MEAN), list(OLDER_VGG_STD)),
             "ImageNet's": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
         }
     return {name: Normalisation(mean=mean, std=std) for name, (mean, std) in usual.items()}

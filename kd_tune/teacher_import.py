@@ -38,6 +38,9 @@ TOLERANCE = 0.02
 CHANCE_ERRORS = 3.0  # standard errors above chance that other weights must reach: one guesser in 700 does
 POOLED = 49  # pixels of the 7 x 7 pooling that older VGG weights had before their first linear layer
 NAMED_KEYS = 3
+NO_CAUSE = (
+    "none of the usual mistakes (class order, normalisation, stride, pooling) explains it; is it another network?"
+)
 _FIRST = "classifier.0.weight"  # a VGG's first linear layer
 
 
@@ -67,41 +70,23 @@ def import_teacher(
     name = section["name"]
     if name not in TEACHERS and not is_reference(name):
         raise ConfigError(f"unknown teacher '{name}'; {known_names(name, TEACHERS)}")
-    network = build_network(section, dataset.num_classes, dataset.in_channels, dataset.image_size)
-    weights = read_state_dict(file, name)
-    generation = "older" if _is_older_vgg(weights, network, dataset.image_size) else "current"
-    if generation == "older":
-        weights = fold_older_vgg(weights)
-    _load(weights, network, f"{file} for {name}")
     published = PUBLISHED.get(name)
     if published is not None and published.dataset != dataset.name:
         published = None
-    candidate = _candidate(
-        section, dataset, folder, network, normalisation or _normalisation(dataset, published, generation)
-    )
-    device = best_device()
+    network, generation = _build(file, section, dataset)
+    asked_in = normalisation or _normalisation(dataset, published, generation)
+    candidate = _candidate(section, dataset, folder, network, asked_in)
     with progress(console, f"measuring {name} on validation images") as advance:
-        predictions = teacher.predict(candidate, dataset.val, device, BATCH, advance)
-    accuracy = float((predictions == dataset.val.labels).mean())
-    objection = _objection(accuracy, dataset, published)
-    if objection is not None:
-        objection = f"{file} as {name}: {objection}"
-        cause = diagnose(candidate, dataset, predictions, device, console)
-        if not accept:
-            raise ConfigError([objection, cause, "nothing was written; --accept keeps it all the same"])
-        console.print(f"teacher: kept against advice: {objection}; {cause}")
-    record = _record(candidate, dataset, accuracy) | {
-        "imported": _provenance(file, generation, published, objection),
-    }
-    teacher.save(folder, network, record)
-    imported = teacher.load(folder, dataset)
-    console.print(f"teacher: imported {imported.describe()}")
-    if published is not None:
-        console.print(
-            f"teacher: published with {published.accuracy:.2%} on test images; trained on {published.trained_on}, "
-            "so it has seen these validation images"
-        )
-    return imported
+        predictions = teacher.predict(candidate, dataset.val, best_device(), BATCH, advance)
+    problems = _problems(candidate, dataset, predictions, published, console)
+    if problems and not accept:
+        problems[0] = f"{file} as {name}: {problems[0]}"
+        raise ConfigError([*problems, "nothing was written; --accept keeps it all the same"])
+    imported = {"imported": _provenance(file, generation, published, problems)}
+    teacher.save(folder, network, _record(candidate, dataset, predictions) | imported)
+    kept = teacher.load(folder, dataset)
+    _tell(kept, published, problems, console)
+    return kept
 
 
 def fold_older_vgg(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -120,6 +105,17 @@ def _is_older_vgg(weights: Mapping[str, Tensor], network: nn.Module, image_size:
     if ours is None or given is None or ours.ndim != 2 or image_size >= 64:
         return False
     return given.shape == (ours.shape[0], ours.shape[1] * POOLED)
+
+
+def _build(file: Path, section: Mapping[str, Any], dataset: Dataset) -> tuple[nn.Module, str]:
+    """The network with the file's weights, and their generation: `current`, or `older` VGG's."""
+    network = build_network(section, dataset.num_classes, dataset.in_channels, dataset.image_size)
+    weights = read_state_dict(file, section["name"])
+    generation = "older" if _is_older_vgg(weights, network, dataset.image_size) else "current"
+    if generation == "older":
+        weights = fold_older_vgg(weights)
+    _load(weights, network, f"{file} for {section['name']}")
+    return network, generation
 
 
 def _load(weights: Mapping[str, Tensor], network: nn.Module, where: str) -> None:
@@ -170,23 +166,37 @@ def _candidate(
     return Teacher(folder, record, network, "")
 
 
+def _problems(
+    candidate: Teacher, dataset: Dataset, predictions: np.ndarray, published: Published | None, console: Console
+) -> list[str]:
+    """What speaks against a teacher: its accuracy, and the likely cause; empty if nothing does."""
+    accuracy = float((predictions == dataset.val.labels).mean())
+    measured = f"{accuracy:.2%} of {len(dataset.val)} validation images right"
+    objection = _objection(accuracy, dataset, published)
+    if objection is None and published is not None:
+        return []
+    cause = diagnose(candidate, dataset, predictions, best_device(), console)
+    if cause is not None:
+        return [f"{measured}, {objection or 'and it could be more'}", f"likely cause: {cause}"]
+    return [] if objection is None else [f"{measured}, {objection}", NO_CAUSE]
+
+
 def _objection(accuracy: float, dataset: Dataset, published: Published | None) -> str | None:
     """Why an accuracy is not believed, if it is not."""
-    measured = f"{accuracy:.2%} of {len(dataset.val)} validation images right"
     if published is not None:
         if accuracy >= published.accuracy - TOLERANCE:
             return None
-        return f"{measured}, more than {TOLERANCE * 100:.0f} points below the published {published.accuracy:.2%}"
+        return f"more than {TOLERANCE * 100:.0f} points below the published {published.accuracy:.2%}"
     chance = float(np.bincount(dataset.val.labels).max() / len(dataset.val))  # always the commonest class
     error = math.sqrt(chance * (1 - chance) / len(dataset.val))
     if accuracy > chance + CHANCE_ERRORS * error:
         return None
-    return f"{measured}, no better than chance ({chance:.2%}, give or take {error:.2%})"
+    return f"no better than chance ({chance:.2%}, give or take {error:.2%})"
 
 
-def _provenance(file: Path, generation: str, published: Published | None, objection: str | None) -> dict[str, Any]:
+def _provenance(file: Path, generation: str, published: Published | None, problems: list[str]) -> dict[str, Any]:
     """What is known of imported weights; those that fall short of the published figure are not the published ones."""
-    known = None if objection is not None else published
+    known = None if problems else published
     with file.open("rb") as opened:
         sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
     return {
@@ -196,16 +206,27 @@ def _provenance(file: Path, generation: str, published: Published | None, object
         "published_accuracy": None if published is None else published.accuracy,
         "trained_on": None if known is None else known.trained_on,
         "seen_validation": None if known is None else True,
-        "accepted": objection is not None,
-        "objection": objection,
+        "accepted": bool(problems),
+        "objection": "; ".join(problems) or None,
     }
 
 
-def _record(candidate: Teacher, dataset: Dataset, accuracy: float) -> dict[str, Any]:
+def _tell(kept: Teacher, published: Published | None, problems: list[str], console: Console) -> None:
+    if problems:
+        console.print(f"teacher: kept against advice: {'; '.join(problems)}")
+    console.print(f"teacher: imported {kept.describe()}")
+    if published is not None and not problems:
+        console.print(
+            f"teacher: published with {published.accuracy:.2%} on test images; trained on {published.trained_on}, "
+            "so it has seen these validation images"
+        )
+
+
+def _record(candidate: Teacher, dataset: Dataset, predictions: np.ndarray) -> dict[str, Any]:
     return candidate.record.model_dump(exclude={"weights_sha256", "recipe", "imported"}) | {
         "class_names": list(dataset.class_names),
         "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint, "split": dataset.split},
-        "val_accuracy": accuracy,
+        "val_accuracy": float((predictions == dataset.val.labels).mean()),
         "num_parameters": sum(parameter.numel() for parameter in candidate.network.parameters()),
         "hardware": hardware(),
         "versions": versions(),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
+import json
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from kd_tune.catalog import build_network
 from kd_tune.data import Dataset
 from kd_tune.errors import ConfigError
 from kd_tune.models import TEACHERS
-from kd_tune.models.cost import multiply_adds, without_weights
+from kd_tune.models.cost import multiply_adds
 from kd_tune.models.published import PUBLISHED
 from kd_tune.paths import cache_folder, read_record
 from kd_tune.teacher import InputShape, TeacherRecord
@@ -75,7 +76,7 @@ def render(table: list[Row]) -> Table:
     """The table for a terminal."""
     shown = Table(box=None, pad_edge=False, caption_justify="left")
     shown.add_column("teacher", no_wrap=True)
-    for title in ("parameters", "M multiply-adds", "published", "validation", "test"):
+    for title in ("parameters", "M multiply-adds", "CIFAR-10, published", "validation", "test"):
         shown.add_column(title, justify="right", no_wrap=True)
     shown.add_column("on", no_wrap=True)
     shown.add_column("in", overflow="fold")
@@ -92,10 +93,15 @@ def render(table: list[Row]) -> Table:
 
 
 def _folders() -> list[Path]:
-    """Every folder with a `teacher.json`, but those that are being written or trained."""
-    found = (cache_folder() / "teachers").glob(f"*/{teacher.RECORD}")
-    folders = sorted(path.parent for path in found)
-    return [folder for folder in folders if folder.suffix != ".training" and not folder.name.startswith(".")]
+    """Every whole teacher's folder, shipped or in the cache; a shipped one's copy stands for it."""
+    places = (teacher.SHIPPED, cache_folder() / "teachers")
+    folders = [path.parent for place in places for path in sorted(place.glob(f"*/{teacher.RECORD}"))]
+    whole = [folder for folder in folders if folder.suffix != ".training" and not folder.name.startswith(".")]
+    return [folder for folder in whole if folder.parent != teacher.SHIPPED or not _has_copy(folder)]
+
+
+def _has_copy(shipped: Path) -> bool:
+    return teacher.exists(teacher.copy_of_shipped(shipped))
 
 
 def _on_disk(folder: Path) -> Row:
@@ -107,32 +113,35 @@ def _on_disk(folder: Path) -> Row:
     if name not in TEACHERS:
         return Row(name=name, folder=folder, problem=f"{folder.name}: of no network that is known here")
     row = _network(name, record.architecture, record.input)
-    opened = [opening["test_accuracy"] for opening in record.test_openings if "test_accuracy" in opening]
-    return Row(
-        name=name,
-        shape=record.input,
-        num_parameters=row.num_parameters,
-        multiply_adds=row.multiply_adds,
-        published=row.published,
+    figures = [opening.get("test_accuracy") for opening in record.test_openings]
+    opened = [figure for figure in figures if isinstance(figure, float)]
+    return replace(
+        row,
         dataset=(record.dataset or {}).get("name"),
         val_accuracy=record.val_accuracy,
         test_accuracy=opened[-1] if opened else None,
         folder=folder,
-        problem=row.problem,
+        problem=None if row.problem is None else f"{folder.name}: {row.problem}",
     )
 
 
 def _network(name: str, section: dict[str, object], shape: InputShape) -> Row:
     """What a network of TEACHERS costs for images of a shape."""
     published = PUBLISHED[name].accuracy if name in PUBLISHED else None
-    build = partial(build_network, section, **shape.model_dump())
     try:
-        with torch.device("meta"):
-            num_parameters = sum(parameter.numel() for parameter in build().parameters())
-        cost = multiply_adds(without_weights(build), shape.in_channels, shape.image_size)
+        num_parameters, cost = _cost(json.dumps(section, sort_keys=True), *shape.model_dump().values())
     except ConfigError as error:
         return Row(name, shape, published=published, problem=str(error))
     return Row(name, shape, num_parameters, cost, published)
+
+
+@cache
+def _cost(section: str, num_classes: int, in_channels: int, image_size: int) -> tuple[int, int]:
+    """Parameters and multiply-adds of a network; the deep ones take a third of a second each."""
+    with torch.device("meta"):
+        network = build_network(json.loads(section), num_classes, in_channels, image_size)
+    num_parameters = sum(parameter.numel() for parameter in network.parameters())
+    return num_parameters, multiply_adds(network, in_channels, image_size)
 
 
 def _percent(value: float | None) -> str:

@@ -20,14 +20,16 @@ from kd_tune.data import DATASETS, Dataset, resolve_source
 from kd_tune.engine import check_fit
 from kd_tune.errors import ConfigError
 from kd_tune.manifest import hardware, versions
-from kd_tune.paths import exclusive, read_json
-from kd_tune.records import Assignment, EpochRow
+from kd_tune.paths import exclusive, read_json, write_json
+from kd_tune.records import Assignment, EpochRow, finite_or_none
 from kd_tune.space import Space
 from kd_tune.teacher import Teacher
 from kd_tune.trial_data import best_device
 from kd_tune.watch import duration, progress
 
 TEACHER_SEED = 0
+LOG = "epochs.json"
+LOGGED = ("epoch", "train_loss", "val_accuracy", "val_loss", "learning_rate", "seconds")
 
 # How a teacher is trained when a search needs one and none is there; chosen on validation data. `kd-tune teacher train
 # --set training.num_epochs=6` changes any of it.
@@ -130,9 +132,13 @@ def _train(work: Path, trial: Mapping[str, Any], source: Path | None, console: C
     )
     found = checkpoint.newest(work)
     row = None
+    log = read_json(work / LOG) if (work / LOG).exists() else {}
     with progress(console, f"training {trial['student']['name']}, epoch") as advance:
         advance(0 if found is None else checkpoint.epoch_of(found), num_epochs)
         for row in host.open_trial(assignment):
+            if not row.restored:
+                log[str(row.epoch)] = finite_or_none({key: getattr(row, key) for key in LOGGED})
+                write_json(work / LOG, log)
             advance(row.epoch, num_epochs, f"validation {row.val_accuracy:.2%}")
     host.forget_data()
     assert row is not None
@@ -152,6 +158,7 @@ def _keep(folder: Path, work: Path, trial: Mapping[str, Any], dataset: Dataset, 
         "recipe": dict(trial),
         "seed": TEACHER_SEED,
         "dataset": read_json(newest / checkpoint.TRIAL)["dataset"],
+        "epochs": list(read_json(work / LOG).values()),
         "val_accuracy": row.val_accuracy,
         "val_loss": row.val_loss,
         "num_parameters": row.num_parameters,
@@ -206,7 +213,7 @@ def locate_teacher(name: str, dataset_name: str, source: Path | None) -> tuple[P
     """
     dataset = load_dataset({"name": dataset_name}, known_source(dataset_name, source))
     path = Path(name)
-    found = path if teacher.exists(path) else teacher.find({"name": name}, dataset)
+    found = teacher.writable(path) if teacher.exists(path) else teacher.find({"name": name}, dataset)
     if found is None:
         raise ConfigError(f"there is no teacher {name} for {dataset_name}; `kd-tune teacher train {name}` makes one")
     return found, dataset

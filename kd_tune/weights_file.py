@@ -25,6 +25,8 @@ from kd_tune.errors import ConfigError
 WRAPPERS = ("state_dict", "model")  # keys under which training scripts keep the state dict beside other things
 PREFIXES = ("module.", "model.")  # of DataParallel and of Lightning: on every key or on none
 
+_DAMAGE = (RuntimeError, ValueError, LookupError, EOFError, AttributeError, TypeError)  # what a damaged pickle raises
+
 
 def read_state_dict(path: Path, name: str) -> dict[str, Tensor]:
     """The tensors of a file by key, on the CPU.
@@ -75,16 +77,14 @@ def _load(file: Any, path: Path) -> Any:
     """What `torch.save` wrote; tensors and plain containers only."""
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # its own text advises to turn weights_only off: not to be passed on
-        code = re.search(r"GLOBAL (\S+)", str(error))
+    except (pickle.UnpicklingError, *_DAMAGE) as error:
+        code = re.search(r"GLOBAL (\S+)", str(error))  # torch's text goes on with how to allow it: not to be passed on
         if code is None:
             raise ConfigError(f"{path}: not a file of torch.save, or a damaged one") from None
         raise ConfigError(
             f"{path}: refused: besides tensors it holds {code[1]}, and reading that could run code; "
             "if you trust the file, load it elsewhere and save its state_dict() alone"
         ) from None
-    except (RuntimeError, ValueError, KeyError, EOFError, AttributeError, IndexError, TypeError) as error:
-        raise ConfigError(f"{path}: cannot be read by torch.load: {str(error).splitlines()[0][:200]}") from None
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:

@@ -202,7 +202,8 @@ def test_shipped_search_files_are_plain_yaml(name: str) -> None:
         ("kd_tune.report", "torch ray"),
         ("kd_tune.results", "torch ray optuna matplotlib"),
         ("kd_tune.cli", "torch ray optuna matplotlib pandas"),
-        ("kd_tune.host", "ray optuna matplotlib"),
+        ("kd_tune.host", "ray optuna matplotlib torchvision"),
+        ("kd_tune.teacher_import", "ray optuna matplotlib torchvision"),
         ("kd_tune.export", "ray"),
     ],
 )

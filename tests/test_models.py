@@ -209,3 +209,19 @@ def test_vgg13_bn_classifies_the_mean_over_what_is_left_of_the_image() -> None:
     with torch.inference_mode():
         expected = vgg.get_submodule("classifier")(vgg.get_submodule("features")(batch).mean((2, 3)))
         torch.testing.assert_close(vgg(batch), expected)
+
+
+def test_vgg13_bn_draws_its_first_weights_as_torchvision_does() -> None:
+    """It is built without the stock class's large linear layer, so it has to draw them itself."""
+    network = build("vgg13_bn")
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.out_channels * 9
+            assert float(module.weight.detach().std()) == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
+        elif isinstance(module, nn.Linear):
+            assert float(module.weight.detach().std()) == pytest.approx(0.01, rel=0.05)
+        elif isinstance(module, nn.BatchNorm2d):
+            assert bool((module.weight == 1).all() and (module.running_var == 1).all())
+            assert not bool(module.running_mean.any() or module.num_batches_tracked.any())
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
+            assert not bool(module.bias.any())

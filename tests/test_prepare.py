@@ -238,7 +238,7 @@ def test_a_shipped_teacher_is_found_for_its_data_and_copied_before_use(
     cache: Path,
 ) -> None:
     """Openings of the test set are written beside it, and the package's own files may be read-only."""
-    monkeypatch.setattr(teacher, "SHIPPED", tmp_path)
+    monkeypatch.setattr(teacher, "SHIPPED", tmp_path.resolve())
     save_teacher(tmp_path / "digits-npz", toy_dataset)
     found = teacher.find({"name": "digits"}, toy_dataset)
     assert found is not None
@@ -251,7 +251,7 @@ def test_a_shipped_teacher_is_found_for_its_data_and_copied_before_use(
 def test_own_teachers_come_before_imported_and_shipped_ones(
     tmp_path: Path, toy_dataset: Dataset, save_teacher: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(teacher, "SHIPPED", tmp_path)
+    monkeypatch.setattr(teacher, "SHIPPED", tmp_path.resolve())
     places = [
         teacher.folder_of({"name": "digits"}, toy_dataset),
         teacher.imported_folder("digits", "npz"),

@@ -242,7 +242,7 @@ def test_a_variant_takes_the_same_weights_and_answers_otherwise(name: str, varia
         assert not torch.allclose(network(batch), changed(batch), rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [*CHEAP, "inception_v3"])
 def test_every_variant_has_another_cost(name: str) -> None:
     """Which shows that the change took hold; googlenet's poolings give maps of the same size."""
     for variant in VARIANTS[name]:

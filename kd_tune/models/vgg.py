@@ -7,6 +7,7 @@ pixels a side.
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from kd_tune.models.sizes import check_size
@@ -36,10 +37,24 @@ def _vgg(name: str, num_classes: int, in_channels: int, image_size: int) -> nn.M
     check_size(name, image_size, 32)
     from torchvision import models  # a second or two to load; most trials have no need of it
 
-    network = getattr(models, name)(weights=None, num_classes=num_classes)
-    network.avgpool = nn.AdaptiveAvgPool2d(1)
-    network.classifier[0] = nn.Linear(512, 4096)
-    if in_channels != 3:
+    with torch.device("meta"):  # the stock class's first linear layer alone would take 411 MB and most of a second
+        network = getattr(models, name)(weights=None, num_classes=num_classes)
+        network.avgpool = nn.AdaptiveAvgPool2d(1)
+        network.classifier[0] = nn.Linear(512, 4096)
         network.features[0] = nn.Conv2d(in_channels, 64, 3, padding=1)
     assert isinstance(network, nn.Module)
+    network.to_empty(device=torch.get_default_device())
+    network.apply(_initialise)
     return network
+
+
+def _initialise(module: nn.Module) -> None:
+    """First weights as torchvision's class draws them."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    elif isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, 0, 0.01)
+    elif isinstance(module, nn.BatchNorm2d):
+        module.reset_parameters()
+    if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
