@@ -13,6 +13,7 @@ from typing import Any
 
 import common
 import torch
+
 from kd_tune import teacher
 from kd_tune.catalog import load_dataset
 from kd_tune.data import Dataset
@@ -49,47 +50,49 @@ def _arguments() -> argparse.Namespace:
 
 def _card(found: Teacher, dataset: Dataset, measured: dict[str, float]) -> str:
     record = read_json(found.folder / RECORD)
-    recipe = record["recipe"]
-    hardware = record["hardware"]
-    optimizer = ", ".join(f"{key} {value}" for key, value in recipe["optimizer"].items() if key != "name")
-    training = ", ".join(f"{key} {value}" for key, value in recipe["training"].items())
-    objective = ", ".join(f"{key} {value}" for key, value in recipe["objective"].items() if key != "name")
-    versions = ", ".join(f"{name} {value}" for name, value in record["versions"].items() if name != "commit" and value)
+    name, recipe, held_out = record["architecture"]["name"], record["recipe"], f"{len(dataset.val):,} validation images"
+    versions = ", ".join(f"{key} {value}" for key, value in record["versions"].items() if key != "commit" and value)
+    minutes = f"{record['seconds_of_last_launch'] / 60:.0f} minutes with {record['threads']} threads"
+    figures = [
+        [f"{held_out}, float32", f"{measured['val_accuracy_float32']:.2%}"],
+        [f"{held_out}, float16 as shipped", f"{measured['val_accuracy']:.2%}"],
+    ]
     return f"""
-# {record["architecture"]["name"]} for {dataset.name}
+# {name} for {dataset.name}
 
-A teacher that comes with kd_tune, so that a search on {dataset.name} needs no training of one. Answers to {dataset.name}'s
-classes ({", ".join(dataset.class_names)}) for 3 x 32 x 32 images. It is meant for distillation experiments, and for nothing
+A teacher that comes with kd_tune, so that a search on {dataset.name} needs no training of one. Answers to its classes
+({", ".join(dataset.class_names)}) for 3 x 32 x 32 images. It is meant for distillation experiments, and for nothing
 that matters: it knows ten classes of small photographs.
 
 ## What it is
 
-{record["num_parameters"]:,} parameters, float16 in `{WEIGHTS}`; `kd_tune/models/compact.py` builds it, `teacher.json` records how it
-came to be.
+{record["num_parameters"]:,} parameters, float16 in `{WEIGHTS}`; `kd_tune/models/compact.py` builds the network,
+`teacher.json` records how the weights came to be.
 
 ## How it was trained
 
-By `kd-tune teacher train {record["architecture"]["name"]} --dataset {dataset.name}`, seed {record["seed"]}: on
-{len(dataset.train):,} of the 50,000 training images (split seed {dataset.split["split_seed"]}); the other {len(dataset.val):,}
-were used for nothing but choosing the recipe, so a search with the same split may select on them. The test images were not
-looked at until it was done.
+By `kd-tune teacher train {name} --dataset {dataset.name}`, seed {record["seed"]}, on {len(dataset.train):,} of the
+50,000 training images (split seed {dataset.split["split_seed"]}). The other {len(dataset.val):,} were used for nothing
+but choosing the recipe, so a search with the same split may select on them. Test images were not looked at before the
+training was over.
 
-- loss: {recipe["objective"]["name"]}, {objective}
-- optimizer: {recipe["optimizer"]["name"]}, {optimizer}
-- training: {training}
-- {record["seconds_of_last_launch"] / 60:.0f} minutes with {record["threads"]} threads on {hardware["processor"]}, which other work
-  shared; versions: {versions}
+- loss: {_listed(recipe["objective"])}
+- optimizer: {_listed(recipe["optimizer"])}
+- training: {_listed(recipe["training"])}
+- {minutes} on {record["hardware"]["processor"]}, which other work shared
+- versions: {versions}
 
 ## How good it is
 
-| images | accuracy |
-| --- | --- |
-| {len(dataset.val):,} validation images, float32 | {measured["val_accuracy_float32"]:.2%} |
-| {len(dataset.val):,} validation images, float16 as shipped | {measured["val_accuracy"]:.2%} |
+{common.table(["images", "accuracy"], figures)}
 
-Plain evaluation of one network on the clean image. `kd-tune teacher measure {record["architecture"]["name"]} --dataset
-{dataset.name}` opens the test set for it; `benchmarks/README.md` has the figure.
+Plain evaluation of one network on the clean image. `kd-tune teacher measure {name} --dataset {dataset.name}` opens the
+test set for it; `benchmarks/README.md` has the figure.
 """
+
+
+def _listed(section: dict[str, Any]) -> str:
+    return ", ".join(str(value) if key == "name" else f"{key} {value}" for key, value in section.items())
 
 
 if __name__ == "__main__":
