@@ -82,7 +82,7 @@ def test_a_good_trial_has_no_problems() -> None:
         ({"teacher": {"name": "studentnet"}}, "teacher.name", "unknown teacher 'studentnet'"),
         ({"teacher": {"name": "digits", "weights": 3}}, "teacher.weights", "3 must be a valid string"),
         ({"teacher": {"name": "digits", "image_size": 28}}, "teacher.image_size", "has no such argument"),
-        ({"dataset": {"name": "mnist"}}, "dataset.name", "did you mean 'mnist5k'?"),
+        ({"dataset": {"name": "mnist5"}}, "dataset.name", "did you mean 'mnist5k'?"),
         ({"dataset": {"name": "mnist5k", "split_seed": 1}}, "dataset.split_seed", "mnist5k has no such argument"),
         ({"dataset": {"name": "cifar10", "split_seed": -1}}, "dataset.split_seed", "-1 must be greater than or equal"),
         ({"dataset": {"name": "cifar10", "num_train": 0}}, "dataset.num_train", "0 must be greater than or equal to 1"),
@@ -177,7 +177,7 @@ def test_a_teacher_may_be_the_student_of_its_own_training() -> None:
 
 def test_all_problems_are_told_at_once() -> None:
     bad = trial(
-        dataset={"name": "mnist"},
+        dataset={"name": "mnits"},
         teacher={"name": "digit"},
         student={"name": "studentnet", "width": 0, "depth": 3},
         objective={"name": "hinton", "alpha": 2, "temperature": {"float": [-1, 0]}},
