@@ -1,4 +1,4 @@
-"""Puts a trained teacher into the package: weights in half precision, measured again on validation images, a model card.
+"""Puts a trained teacher into the package: weights in half precision, measured again on validation images, and a card.
 
 kd-tune teacher train compact --dataset cifar10 --out teacher
 python benchmarks/ship_teacher.py teacher --data cifar10.npz
