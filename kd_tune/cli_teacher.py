@@ -33,6 +33,9 @@ def train(
     again: Annotated[
         bool, typer.Option("--again", help="Train it even if it is there; the new one replaces it.")
     ] = False,
+    start_from: Annotated[
+        Path | None, typer.Option(help="Start from the weights of the teacher in this folder.", show_default=False)
+    ] = None,
     allow_code: AllowOption = None,
 ) -> None:
     """Train a teacher, resumable: the same command goes on after a stop."""
@@ -48,7 +51,8 @@ def train(
         recipe = teacher_training.checked_recipe(section, dataset_section, loaded, overrides or [])
         folder = out or teacher.folder_of(recipe["student"], loaded)
         _check_place(folder, again, "trains a new one")
-        teacher_training.train_teacher(folder, recipe, loaded, source, console)
+        start = None if start_from is None else teacher.load(start_from, loaded)
+        teacher_training.train_teacher(folder, recipe, loaded, source, console, start)
 
 
 @teacher_app.command("import")

@@ -61,6 +61,7 @@ class TeacherRecord(Record):
         dataset: name, fingerprint and split of what it learnt, if kd_tune trained it.
         recipe: the trial by which it was trained, likewise.
         untrained: it has its first weights.
+        started_from: the record of the teacher whose weights its training began with.
         epochs: the course of that training, an epoch a row.
         val_accuracy: on its own validation images, 0 to 1.
         num_parameters: of the network.
@@ -76,6 +77,7 @@ class TeacherRecord(Record):
     recipe: dict[str, Any] | None = None
     imported: dict[str, Any] | None = None
     untrained: bool = False
+    started_from: dict[str, Any] | None = None
     epochs: list[dict[str, Any]] = []
     val_accuracy: float | None = None
     num_parameters: int | None = None
@@ -157,6 +159,8 @@ def knows_validation_images(record: TeacherRecord, dataset: Dataset) -> bool | N
         return False
     if record.imported is not None:
         return record.imported.get("seen_validation")
+    if record.started_from is not None and record.started_from.get("knows_validation_images") is not False:
+        return record.started_from.get("knows_validation_images")
     if record.dataset is None:
         return None
     if record.dataset.get("fingerprint") == dataset.fingerprint:

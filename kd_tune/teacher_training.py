@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,10 @@ from rich.console import Console
 
 from kd_tune import checkpoint, host, teacher
 from kd_tune.augment import view_table
-from kd_tune.catalog import build_student, check_trial, load_dataset
+from kd_tune.catalog import build_optimizer, build_student, check_trial, load_dataset
 from kd_tune.config import Source, TrainingConfig, known_names, override, parse_search_file
 from kd_tune.data import DATASETS, Dataset, resolve_source
-from kd_tune.engine import check_fit
+from kd_tune.engine import check_fit, count_parameters
 from kd_tune.errors import ConfigError
 from kd_tune.manifest import hardware, versions
 from kd_tune.paths import exclusive, read_json, write_json
@@ -88,7 +90,12 @@ def checked_recipe(
 
 
 def train_teacher(
-    folder: Path, trial: Mapping[str, Any], dataset: Dataset, source: Path | None, console: Console
+    folder: Path,
+    trial: Mapping[str, Any],
+    dataset: Dataset,
+    source: Path | None,
+    console: Console,
+    start: Teacher | None = None,
 ) -> Teacher:
     """Trains a teacher through the engine, with checkpoints; a training that was stopped goes on.
 
@@ -98,6 +105,7 @@ def train_teacher(
         dataset: what it learns.
         source: where the data lie.
         console: shows progress.
+        start: whose weights to start from; None: random ones.
 
     Raises:
         ConfigError: the recipe does not fit the data, somebody else is training this teacher, an unfinished training of
@@ -105,14 +113,40 @@ def train_teacher(
     """
     check_fit(TrainingConfig.model_validate(trial["training"]), dataset)
     work = folder.with_name(folder.name + ".training")
+    if start is not None:
+        trial = {**trial, "started_from": start.fingerprint}
     began = time.monotonic()
     with exclusive(folder.with_name(folder.name + ".lock"), f"{folder}: another process is training this teacher"):
         _check_unfinished(work, trial)
+        if start is not None and checkpoint.newest(work) is None:
+            _lay_start(work, trial, dataset, start)
         row = _train(work, trial, source, console)
-        _keep(folder, work, trial, dataset, row, time.monotonic() - began)
+        _keep(folder, work, trial, dataset, row, time.monotonic() - began, start)
     trained = teacher.load(folder, dataset)
     console.print(f"teacher: trained in {duration(time.monotonic() - began)}: {trained.describe()}")
     return trained
+
+
+def _lay_start(work: Path, trial: Mapping[str, Any], dataset: Dataset, start: Teacher) -> None:
+    """A checkpoint of epoch 0 with another teacher's weights, for the training to go on from."""
+    if start.record.architecture != trial["student"]:
+        raise ConfigError(f"{start.folder}: holds {start.record.architecture}, not {trial['student']}")
+    right = teacher.accuracy(start, dataset.val, best_device())
+    row = EpochRow(
+        epoch=0,
+        train_loss=math.nan,
+        val_accuracy=right,
+        val_loss=math.nan,
+        val_agreement=math.nan,
+        val_ece=math.nan,
+        learning_rate=math.nan,
+        seconds=0.0,
+        images_per_second=math.nan,
+        num_parameters=count_parameters(start.network),
+    )
+    record = {"trial": trial, "row": finite_or_none(asdict(row))}
+    network = start.network.cpu()
+    checkpoint.save(work / "epoch_0000", network, build_optimizer(trial["optimizer"], network), record)
 
 
 def _train(work: Path, trial: Mapping[str, Any], source: Path | None, console: Console) -> EpochRow:
@@ -148,7 +182,15 @@ def _train(work: Path, trial: Mapping[str, Any], source: Path | None, console: C
     return row
 
 
-def _keep(folder: Path, work: Path, trial: Mapping[str, Any], dataset: Dataset, row: EpochRow, seconds: float) -> None:
+def _keep(
+    folder: Path,
+    work: Path,
+    trial: Mapping[str, Any],
+    dataset: Dataset,
+    row: EpochRow,
+    seconds: float,
+    start: Teacher | None,
+) -> None:
     """Makes a teacher of a training's last checkpoint, and deletes the training."""
     newest = checkpoint.newest(work)
     assert newest is not None
@@ -168,6 +210,10 @@ def _keep(folder: Path, work: Path, trial: Mapping[str, Any], dataset: Dataset, 
         "versions": versions(),
         "test_openings": [],
     }
+    if start is not None:
+        made["started_from"] = start.record.model_dump() | {
+            "knows_validation_images": teacher.knows_validation_images(start.record, dataset)
+        }
     teacher.save(folder, network, made)
     shutil.rmtree(work)
 
