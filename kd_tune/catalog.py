@@ -79,6 +79,11 @@ def check_trial(trial: Mapping[str, Any], source: Source) -> list[str]:
     return problems
 
 
+def check_section(key: str, section: Mapping[str, Any]) -> list[str]:
+    """Everything wrong with one section that was not read from a file."""
+    return [f"{'.'.join(map(str, path))}: {text}" for path, text in _check_section(section, TABLES[key], (key,))]
+
+
 def _check_together(trial: Mapping[str, Any]) -> Iterator[tuple[PathKeys, str]]:
     """What is wrong with sections that are right one by one."""
     if "teacher" not in trial:

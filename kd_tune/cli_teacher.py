@@ -15,6 +15,10 @@ teacher_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Train, import or list teachers, or measure one on the test set."
 )
 
+DatasetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="An argument of the data set: dataset.image_size=64.", show_default=False),
+]
 OutOption = Annotated[Path | None, typer.Option(help="Where to put it [default: where searches look].")]
 
 
@@ -26,7 +30,9 @@ def train(
     overrides: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="Override a leaf of the recipe, for example training.num_epochs=6.", show_default=False
+            "--set",
+            help="Override a leaf of the recipe, for example training.num_epochs=6 or dataset.image_size=64.",
+            show_default=False,
         ),
     ] = None,
     out: OutOption = None,
@@ -45,10 +51,10 @@ def train(
     user_code.allow(allow_code or [])
     console = make_console()
     with stoppable("the same command goes on from the last checkpoint"):
-        section, dataset_section = {"name": name}, {"name": dataset}
+        dataset_section, others = teacher_training.dataset_section(dataset, overrides or [])
         source = teacher_training.known_source(dataset, data)
         loaded = load_dataset(dataset_section, source)
-        recipe = teacher_training.checked_recipe(section, dataset_section, loaded, overrides or [])
+        recipe = teacher_training.checked_recipe({"name": name}, dataset_section, loaded, others)
         folder = out or teacher.folder_of(recipe["student"], loaded)
         _check_place(folder, again, "trains a new one")
         start = None if start_from is None else teacher.load(start_from, loaded)
@@ -74,6 +80,7 @@ def import_(
     accept: Annotated[bool, typer.Option("--accept", help="Keep it even if its accuracy speaks against it.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Replace the one that was imported before.")] = False,
     out: OutOption = None,
+    overrides: DatasetOption = None,
     allow_code: AllowOption = None,
 ) -> None:
     """Make a teacher of weights that were trained elsewhere, once validation images show that they work."""
@@ -84,7 +91,9 @@ def import_(
     user_code.allow(allow_code or [])
     console = make_console()
     with stoppable("nothing was written; the same command starts again"):
-        loaded = load_dataset({"name": dataset}, teacher_training.known_source(dataset, data))
+        section, others = teacher_training.dataset_section(dataset, overrides or [])
+        _check_none_left(others)
+        loaded = load_dataset(section, teacher_training.known_source(dataset, data))
         normalisation = parse_normalisation(mean, std, loaded.in_channels)
         folder = out or teacher.imported_folder(name, dataset)
         _check_place(folder, again, "imports a new one")
@@ -117,6 +126,7 @@ def measure(
     name: Annotated[str, typer.Argument(help="A teacher's name, or its folder.")],
     dataset: Annotated[str, typer.Option(help="A data set's name.")],
     data: DataOption = None,
+    overrides: DatasetOption = None,
     allow_code: AllowOption = None,
 ) -> None:
     """Open the test set for a teacher, record the opening, and print its accuracy."""
@@ -124,13 +134,20 @@ def measure(
 
     user_code.allow(allow_code or [])
     console = make_console()
-    folder, loaded = teacher_training.locate_teacher(name, dataset, data)
+    section, others = teacher_training.dataset_section(dataset, overrides or [])
+    _check_none_left(others)
+    folder, loaded = teacher_training.locate_teacher(name, section, data)
     opening = teacher_training.measure_teacher(folder, loaded)
     count = len(teacher.load(folder, loaded).record.test_openings)
     console.print(
         f"test accuracy {opening['test_accuracy']:.2%} on {opening['num_images']} images; "
         f"opening number {count} of the test set, recorded in {folder / teacher.RECORD}",
     )
+
+
+def _check_none_left(overrides: list[str]) -> None:
+    if overrides:
+        raise ConfigError(f"--set {overrides[0]}: only the data set has arguments here, as dataset.image_size=64")
 
 
 def _check_place(folder: Path, again: bool, does: str) -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kd_tune import soft_targets, teacher
+from kd_tune import derived_banks, soft_targets, teacher
 from kd_tune.catalog import architecture_of, build_student, teachers_of
 from kd_tune.config import branch_name
 from kd_tune.data import Dataset
@@ -152,7 +152,7 @@ def _from_network(
     else:
         bank = fill_bank(found, dataset, views, console)
         if section["name"] == "permuted":
-            bank = soft_targets.permute(bank, dataset, views, section.get("seed", 0))
+            bank = derived_banks.permute(bank, dataset, views, section.get("seed", 0))
         place = TeacherPlace(bank=str(bank.resolve()))
         fingerprint = soft_targets.read_fingerprint(bank)
         right = _bank_accuracy(bank, fingerprint, dataset, views)
@@ -169,7 +169,7 @@ def _from_network(
 
 def _from_file(section: Mapping[str, Any], dataset: Dataset, views: int, console: Console) -> PreparedTeacher:
     """A teacher of which there is a file of logits and nothing else."""
-    bank = soft_targets.from_file(Path(os.path.expanduser(section["file"])), dataset, views)
+    bank = derived_banks.from_file(Path(os.path.expanduser(section["file"])), dataset, views)
     fingerprint = soft_targets.read_fingerprint(bank)
     right = _bank_accuracy(bank, fingerprint, dataset, views)
     console.print(f"teacher: logits from {section['file']}, validation accuracy {right:.2%}; {views} views in {bank}")

@@ -22,7 +22,7 @@ from kd_tune.augment import apply_views, view_table
 from kd_tune.data import Dataset
 from kd_tune.errors import ConfigError
 from kd_tune.paths import Record, cache_folder, exclusive, read_json, read_record, write_json, written_whole
-from kd_tune.teacher import Answers, Teacher, file_name
+from kd_tune.teacher import Answers, Teacher, evaluation_batch, file_name
 
 LOGITS = "logits.f16"
 VAL_LOGITS = "val_logits.npy"
@@ -101,7 +101,10 @@ def fill(
         answers = Answers(teacher, device)
         if not (folder / VAL_LOGITS).exists():
             val = np.concatenate(
-                [_ask(answers, dataset.val.images, at, 0, dataset, device) for at in _starts(dataset.val)]
+                [
+                    _ask(answers, dataset.val.images, at, 0, dataset, device)
+                    for at in range(0, len(dataset.val), _batch(dataset))
+                ]
             )
             with written_whole(folder / VAL_LOGITS) as temporary, temporary.open("wb") as file:
                 np.save(file, val)
@@ -109,85 +112,7 @@ def fill(
     teacher.network.cpu()  # trials may want the device's memory
 
 
-def permute(folder: Path, dataset: Dataset, views: int, seed: int) -> Path:
-    """The bank whose answers are another's, dealt out anew among the images; all views of an image change together.
-
-    Args:
-        folder: of a bank with at least so many views.
-        dataset: whose answers it holds.
-        views: how many to take over.
-        seed: of the permutations of training and validation images.
-
-    Returns:
-        Its folder, beside the other's.
-    """
-    original = read_fingerprint(folder)
-    bank = open_bank(folder, original, len(dataset.train), dataset.num_classes, views)
-    fingerprint = hashlib.sha256(f"permuted/{original}/{seed}".encode()).hexdigest()[:16]
-    target = folder.with_name(f"permuted-{fingerprint}")
-    if not is_filled(target, views):
-        random = np.random.RandomState(seed)
-        order, val_order = random.permutation(len(dataset.train)), random.permutation(len(dataset.val))
-        _write(target, fingerprint, (view[order] for view in bank.logits), bank.val_logits[val_order])
-    return target
-
-
-def from_file(path: Path, dataset: Dataset, views: int) -> Path:
-    """The bank of a teacher that cannot be run here, from a file of its logits.
-
-    Args:
-        path: `.npy`, `[N, C]` (clean images) or `[V, N, C]` (the first V views); N: all training images before the
-            split.
-        dataset: whose images, in their own order, the answers are about.
-        views: how many are wanted.
-
-    Raises:
-        ConfigError: not such a file, another number of images or classes, too few views, or numbers that are not finite
-            in float16.
-    """
-    logits = _read_logits(path, dataset, views)
-    digest = hashlib.sha256(path.read_bytes())
-    fingerprint = hashlib.sha256(f"logits/{digest.hexdigest()}/{dataset.fingerprint}".encode()).hexdigest()[:16]
-    target = cache_folder() / "banks" / f"logits-{dataset.name}-{fingerprint}"
-    if not is_filled(target, views):
-        train = (_to_half(view[dataset.train_positions], path) for view in logits)
-        _write(target, fingerprint, train, _to_half(logits[0, dataset.val_positions], path))
-    return target
-
-
-def _read_logits(path: Path, dataset: Dataset, views: int) -> np.ndarray:
-    """`[V, N, C]`, mapped from the file; ConfigError if it is not about these images or views."""
-    try:
-        logits = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ConfigError(f"{path}: cannot be read as .npy: {error}") from None
-    num_images = dataset.num_before_split
-    wanted = f"[{num_images}, {dataset.num_classes}] or [views, {num_images}, {dataset.num_classes}]"
-    if not isinstance(logits, np.ndarray) or not np.issubdtype(logits.dtype, np.floating):
-        raise ConfigError(f"{path}: must hold an array of floating point numbers, {wanted}")
-    logits = logits.reshape(1, *logits.shape) if logits.ndim == 2 else logits
-    if logits.ndim != 3 or logits.shape[1:] != (num_images, dataset.num_classes):
-        raise ConfigError(
-            f"{path}: has the shape {list(logits.shape)}, but {dataset.name} needs {wanted}: a row for every training "
-            "image before the split, in the data set's own order"
-        )
-    if len(logits) < views:
-        raise ConfigError(
-            f"{path}: holds {len(logits)} views, but trial.training.views is {views}; lower that, or add the views"
-        )
-    views_first: np.ndarray = logits
-    return views_first
-
-
-def _to_half(logits: np.ndarray, path: Path) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        half: np.ndarray = logits.astype(np.float16)
-    if not np.isfinite(half).all():
-        raise ConfigError(f"{path}: holds numbers that are not finite, or beyond float16 (65504)")
-    return half
-
-
-def _write(folder: Path, fingerprint: str, views: Iterable[np.ndarray], val_logits: np.ndarray) -> None:
+def write_bank(folder: Path, fingerprint: str, views: Iterable[np.ndarray], val_logits: np.ndarray) -> None:
     """A whole bank, in place of one with fewer views."""
     with written_whole(folder, replace=True) as temporary:
         temporary.mkdir()
@@ -270,16 +195,17 @@ def _append_views(
     row_bytes = 2 * num_classes
     # From a batch's start, so that every answer comes out of the batch that an undisturbed fill would have asked in:
     # a batch of another size may round differently.
+    batch = _batch(dataset)
     whole_views, rest = divmod(_rows_done(folder, num_classes), num_images)
-    done = whole_views * num_images + rest // BATCH * BATCH
+    done = whole_views * num_images + rest // batch * batch
     with (folder / LOGITS).open("ab") as file:
         file.truncate(done * row_bytes)
         for view in range(views):
-            for start in range(max(0, done - view * num_images), num_images, BATCH):
+            for start in range(max(0, done - view * num_images), num_images, batch):
                 file.write(_ask(answers, dataset.train.images, start, view, dataset, device).tobytes())
                 file.flush()
                 if progress is not None:
-                    progress(min(view * num_images + start + BATCH, (view + 1) * num_images), views * num_images)
+                    progress(min(view * num_images + start + batch, (view + 1) * num_images), views * num_images)
             if view >= len(record["checksums"]):
                 block = np.memmap(
                     folder / LOGITS, np.uint8, "r", view * num_images * row_bytes, (num_images * row_bytes,)
@@ -293,15 +219,17 @@ def _rows_done(folder: Path, num_classes: int) -> int:
     return path.stat().st_size // (2 * num_classes) if path.exists() else 0
 
 
-def _starts(images: Any) -> range:
-    return range(0, len(images), BATCH)
+def _batch(dataset: Dataset) -> int:
+    return min(BATCH, evaluation_batch(dataset.image_size))
 
 
 def _ask(
     answers: Answers, images: np.ndarray, start: int, view: int, dataset: Dataset, device: torch.device
 ) -> np.ndarray:
-    """The teacher's float16 logits for one view of up to BATCH images."""
-    batch = torch.from_numpy(images[start : start + BATCH].copy()).to(device)  # mapped images may not be written to
+    """The teacher's float16 logits for one view of a batch of images."""
+    batch = torch.from_numpy(images[start : start + _batch(dataset)].copy()).to(
+        device
+    )  # mapped images may not be written to
     if view:
         row = torch.from_numpy(view_table(dataset.flips)[view]).to(device)
         batch = apply_views(batch, row.expand(len(batch), 3))

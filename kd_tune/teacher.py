@@ -31,6 +31,8 @@ from kd_tune.user_code import is_reference
 
 WEIGHTS = "teacher.safetensors"
 RECORD = "teacher.json"
+EVALUATION_BATCH = 500
+OWN_DATA = ("npz", "image_folder")
 SHIPPED = Path(__file__).resolve().parent / "shipped"
 
 
@@ -84,6 +86,11 @@ class TeacherRecord(Record):
     test_openings: list[dict[str, Any]] = []
 
 
+def evaluation_batch(image_size: int) -> int:
+    """Images to ask a network about at once: fewer of large ones, or its hidden layers would take gigabytes."""
+    return min(EVALUATION_BATCH, max(32, EVALUATION_BATCH * 32**2 // image_size**2))
+
+
 @dataclass(frozen=True)
 class Teacher:
     """A network that answers for images.
@@ -126,11 +133,22 @@ def file_name(name: str) -> str:
 
 def find(section: Mapping[str, Any], dataset: Dataset) -> Path | None:
     """The folder of the teacher with this architecture: trained for these data, imported, or shipped; or None."""
-    shipped = SHIPPED / f"{section['name']}-{dataset.name}"
-    for folder in (folder_of(section, dataset), imported_folder(section["name"], dataset.name), shipped):
-        if exists(folder) and read_record(folder / RECORD, TeacherRecord).architecture == dict(section):
-            return writable(folder)
+    trained = folder_of(section, dataset)
+    if exists(trained):
+        return trained
+    for folder in (imported_folder(section["name"], dataset.name), SHIPPED / f"{section['name']}-{dataset.name}"):
+        if exists(folder):
+            record = read_record(folder / RECORD, TeacherRecord)
+            if record.architecture == dict(section) and _is_for(record, dataset):
+                return writable(folder)
     return None
+
+
+def _is_for(record: TeacherRecord, dataset: Dataset) -> bool:
+    """Whether a teacher was made for a data set, in any split; the user's own have one name for many data sets."""
+    made_for = record.dataset or {}
+    same = made_for.get("fingerprint") == dataset.fingerprint
+    return same or (made_for.get("name") == dataset.name and dataset.name not in OWN_DATA)
 
 
 def copy_of_shipped(folder: Path) -> Path:
@@ -165,7 +183,7 @@ def knows_validation_images(record: TeacherRecord, dataset: Dataset) -> bool | N
         return None
     if record.dataset.get("fingerprint") == dataset.fingerprint:
         return False
-    if record.dataset.get("name") != dataset.name or dataset.name in ("npz", "image_folder"):
+    if record.dataset.get("name") != dataset.name or dataset.name in OWN_DATA:
         return None
     split = record.dataset.get("split", {})
     return any(split.get(key) != dataset.split.get(key) for key in ("split_seed", "num_val", "val"))

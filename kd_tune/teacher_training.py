@@ -16,7 +16,7 @@ from rich.console import Console
 
 from kd_tune import checkpoint, host, teacher
 from kd_tune.augment import view_table
-from kd_tune.catalog import build_optimizer, build_student, check_trial, load_dataset
+from kd_tune.catalog import build_optimizer, build_student, check_section, check_trial, load_dataset
 from kd_tune.config import Source, TrainingConfig, known_names, override, parse_search_file
 from kd_tune.data import DATASETS, Dataset, resolve_source
 from kd_tune.engine import check_fit, count_parameters
@@ -244,6 +244,22 @@ def measure_teacher(folder: Path, dataset: Dataset) -> dict[str, Any]:
     return opening
 
 
+def dataset_section(name: str, overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The data set that a command names, with what `--set dataset.key=value` says of it, and the other overrides.
+
+    Raises:
+        ConfigError: an unknown data set or argument.
+    """
+    own = [text for text in overrides if text.startswith("dataset.")]
+    raw: dict[str, Any] = {"dataset": {"name": name}}
+    for text in own:
+        override(raw, text)
+    problems = check_section("dataset", raw["dataset"])
+    if problems:
+        raise ConfigError(problems)
+    return raw["dataset"], [text for text in overrides if text not in own]
+
+
 def known_source(dataset_name: str, source: Path | None) -> Path | None:
     """Where a data set lies, once its name is known to be one."""
     if dataset_name not in DATASETS:
@@ -251,15 +267,15 @@ def known_source(dataset_name: str, source: Path | None) -> Path | None:
     return resolve_source(dataset_name, source)
 
 
-def locate_teacher(name: str, dataset_name: str, source: Path | None) -> tuple[Path, Dataset]:
-    """The folder of a teacher by name or path, and the data set loaded.
+def locate_teacher(name: str, section: Mapping[str, Any], source: Path | None) -> tuple[Path, Dataset]:
+    """The folder of a teacher by name or path, and its data set loaded.
 
     Raises:
         ConfigError: there is no such teacher.
     """
-    dataset = load_dataset({"name": dataset_name}, known_source(dataset_name, source))
+    dataset = load_dataset(section, known_source(section["name"], source))
     path = Path(name)
     found = teacher.writable(path) if teacher.exists(path) else teacher.find({"name": name}, dataset)
     if found is None:
-        raise ConfigError(f"there is no teacher {name} for {dataset_name}; `kd-tune teacher train {name}` makes one")
+        raise ConfigError(f"there is no teacher {name} for these data; `kd-tune teacher train {name}` makes one")
     return found, dataset

@@ -16,15 +16,11 @@ from kd_tune.augment import apply_views, unchanged, view_table
 from kd_tune.data import Dataset
 from kd_tune.prefetch import prefetched
 from kd_tune.soft_targets import Bank
-from kd_tune.teacher import Answers, Teacher
+from kd_tune.teacher import Answers, Teacher, evaluation_batch
 
 Transform = Callable[[Tensor], Tensor]
 
-VAL_BATCH = 500
 INITIAL_PIXELS = 5000 * 32**2
-# Images of over 32 x 32 pixels are evaluated in smaller batches, or a network's hidden layers would take gigabytes.
-VAL_PIXELS = VAL_BATCH * 32**2
-MIN_VAL_BATCH = 32
 
 
 def best_device() -> torch.device:
@@ -82,7 +78,7 @@ class TrialData:
 
     def val_batches(self) -> Iterator[Tensor]:
         """The validation images on the device, uint8 `[B, channels, H, W]`."""
-        batch_size = min(VAL_BATCH, max(MIN_VAL_BATCH, VAL_PIXELS // self.dataset.image_size**2))
+        batch_size = evaluation_batch(self.dataset.image_size)
         return (images.to(self.device) for images in torch.split(self.val_images, batch_size))
 
     def first_images(self) -> Tensor:

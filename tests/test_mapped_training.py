@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from kd_tune import engine, soft_targets, teacher
+from kd_tune import soft_targets, teacher, trial_data
 from kd_tune.data import Dataset, Images, image_folder
 from kd_tune.soft_targets import Bank
 from kd_tune.trial_data import TrialData
@@ -50,7 +50,7 @@ def test_mapped_images_train_to_the_same_numbers_as_images_in_memory(kind: str, 
 
 def test_mapped_images_are_moved_a_batch_at_a_time(mapped: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """A device without storage stands for one whose memory the images exceed; `to` is what moves them."""
-    monkeypatch.setattr(engine, "VAL_BATCH", 5)
+    monkeypatch.setattr(trial_data, "evaluation_batch", lambda image_size: 5)
     data = TrialData(mapped, None, torch.device("meta"))
     assert (data.images.device, data.val_images.device) == (CPU, CPU)
     assert [len(batch) for batch in data.read(torch.arange(60), 25)] == [25, 25, 10]

@@ -6,8 +6,6 @@ Shapes: V views, N training images, C classes.
 from __future__ import annotations
 
 import io
-import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -230,38 +228,47 @@ def test_trivial_augment_is_drawn_from_the_epochs_seed(toy_dataset: Dataset) -> 
     assert first.train_loss == again.train_loss != plain.train_loss
 
 
+@pytest.fixture
+def shipped(tmp_path: Path, toy_dataset: Dataset, learnt: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package that ships a teacher of the toy's images, under the name of a published data set."""
+    monkeypatch.setattr(teacher, "SHIPPED", tmp_path.resolve())
+    record = teacher.base_record({"name": "digits"}, toy_dataset) | {"dataset": {"name": "mnist"}}
+    teacher.save(tmp_path / "digits-mnist", learnt, record)
+    return tmp_path / "digits-mnist"
+
+
 def test_a_shipped_teacher_is_found_for_its_data_and_copied_before_use(
-    tmp_path: Path,
-    toy_dataset: Dataset,
-    save_teacher: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-    cache: Path,
+    shipped: Path, toy_dataset: Dataset, cache: Path
 ) -> None:
     """Openings of the test set are written beside it, and the package's own files may be read-only."""
-    monkeypatch.setattr(teacher, "SHIPPED", tmp_path.resolve())
-    save_teacher(tmp_path / "digits-npz", toy_dataset)
-    found = teacher.find({"name": "digits"}, toy_dataset)
+    mnist = replace(toy_dataset, name="mnist")
+    found = teacher.find({"name": "digits"}, mnist)
     assert found is not None
     assert found.parent == cache / "teachers"
-    assert teacher.find({"name": "digits"}, toy_dataset) == found
-    assert teacher.find({"name": "digits", "width": 2.0}, toy_dataset) is None
-    assert teacher.find({"name": "digits"}, replace(toy_dataset, name="other")) is None
+    assert teacher.find({"name": "digits"}, mnist) == found == teacher.writable(shipped)
+    assert teacher.find({"name": "digits", "width": 2.0}, mnist) is None
+    assert teacher.find({"name": "digits"}, replace(toy_dataset, name="cifar10")) is None
 
 
 def test_own_teachers_come_before_imported_and_shipped_ones(
-    tmp_path: Path, toy_dataset: Dataset, save_teacher: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    shipped: Path, toy_dataset: Dataset, learnt: nn.Module
 ) -> None:
-    monkeypatch.setattr(teacher, "SHIPPED", tmp_path.resolve())
-    places = [
-        teacher.folder_of({"name": "digits"}, toy_dataset),
-        teacher.imported_folder("digits", "npz"),
-        tmp_path / "digits-npz",
-    ]
-    for place in places:
-        save_teacher(place, toy_dataset)
-    assert teacher.find({"name": "digits"}, toy_dataset) == places[0]
-    shutil.rmtree(places[0])
-    assert teacher.find({"name": "digits"}, toy_dataset) == places[1]
+    mnist = replace(toy_dataset, name="mnist")
+    record = teacher.base_record({"name": "digits"}, mnist) | {"dataset": {"name": "mnist"}}
+    for place in (teacher.imported_folder("digits", "mnist"), teacher.folder_of({"name": "digits"}, mnist)):
+        teacher.save(place, learnt, record)
+        assert teacher.find({"name": "digits"}, mnist) == place
+
+
+def test_weights_imported_for_some_images_of_the_users_are_not_taken_for_others(
+    toy_dataset: Dataset, learnt: nn.Module, toy_npz: Path
+) -> None:
+    """All .npz files share one name, so there the images themselves must be the same."""
+    made_for = {"name": "npz", "fingerprint": toy_dataset.fingerprint}
+    record = teacher.base_record({"name": "digits"}, toy_dataset) | {"dataset": made_for}
+    teacher.save(teacher.imported_folder("digits", "npz"), learnt, record)
+    assert teacher.find({"name": "digits"}, toy_dataset) == teacher.imported_folder("digits", "npz")
+    assert teacher.find({"name": "digits"}, npz(toy_npz, split_seed=1)) is None
 
 
 @pytest.mark.parametrize(
