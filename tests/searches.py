@@ -152,9 +152,9 @@ def toy_manifest() -> Manifest:
         search_file="toy.yaml",
         seed=0,
         source=None,
-        fingerprints=Fingerprints(data="0" * 16, teacher=None),
+        fingerprints=Fingerprints(data="0" * 16, teachers={}),
         dataset={"name": "npz", "split": {}, "class_names": []},
-        teacher=None,
+        teachers={},
         versions={},
         hardware={"processor": "", "cores": 1, "memory_gib": 1, "gpus": []},
     )
