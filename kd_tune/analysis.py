@@ -50,12 +50,12 @@ def by_teacher(tables: RunTables) -> pd.DataFrame:
     arXiv:1902.03393). Distilled trials only; `epoch` belongs to the figure, as in `best_by_student`.
 
     Returns:
-        A row a teacher and size of student, weakest teacher first: teacher, teacher_accuracy (validation),
-        teacher_parameters, teacher_multiply_adds, num_parameters, trials, the best trial's METRIC, epoch and number;
-        empty unless the run chose among teachers.
+        A row a teacher and size of student, weakest teacher first: teacher, whether it is a control, teacher_accuracy
+        (validation), teacher_parameters, teacher_multiply_adds, num_parameters, trials, the best trial's METRIC, epoch
+        and number; empty unless the run chose among teachers.
     """
-    columns = ["teacher", "teacher_accuracy", "teacher_parameters", "teacher_multiply_adds", "num_parameters", "trials"]
-    columns += [METRIC, "epoch", "number"]
+    columns = ["teacher", "control", "teacher_accuracy", "teacher_parameters", "teacher_multiply_adds"]
+    columns += ["num_parameters", "trials", METRIC, "epoch", "number"]
     teachers = tables.manifest.teachers
     trials = usable(tables)
     if len(teachers) < 2 or "teacher" not in trials:
@@ -65,6 +65,7 @@ def by_teacher(tables: RunTables) -> pd.DataFrame:
     facts = pd.DataFrame(
         {
             "teacher": list(teachers),
+            "control": [fact.is_control for fact in teachers.values()],
             "teacher_accuracy": [fact.val_accuracy for fact in teachers.values()],
             "teacher_parameters": [fact.num_parameters for fact in teachers.values()],
             "teacher_multiply_adds": [fact.multiply_adds for fact in teachers.values()],

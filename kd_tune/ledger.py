@@ -46,6 +46,11 @@ class TeacherFacts(Record):
     knows_validation_images: bool | None
     record: dict[str, Any]
 
+    @property
+    def is_control(self) -> bool:
+        """Whether it knows nothing on purpose."""
+        return bool(self.record.get("untrained")) or "permuted_by" in self.record
+
 
 class Manifest(Record):
     """`manifest.json`: how a run was made.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -85,47 +84,54 @@ def accuracy_by_parameters(tables: RunTables) -> Figure:
 
 
 def capacity_gap(tables: RunTables, by_teacher: pd.DataFrame) -> Figure:
-    """The best student of every teacher against the teacher's accuracy and size, from `analysis.by_teacher`.
+    """The best student of every teacher, from `analysis.by_teacher`: by the teacher's accuracy, and by its size.
 
-    A line that falls to the right says that better teachers make worse students of that size.
+    A line that falls to the right says that better teachers make worse students of that size. Teachers stand at equal
+    distances, in order: on a scale of accuracy the real ones would lie on top of each other, far from the controls.
     """
+    real = by_teacher[~by_teacher["control"]]
+    sized = real.dropna(subset="teacher_parameters").sort_values("teacher_parameters", kind="stable")
     figure, (left, right) = _figure(2, width=9.6, height=4.6)
-    sizes = sorted(by_teacher["num_parameters"].unique())
-    shown = sizes[:: max(1, -(-len(sizes) // len(COLOURS)))]
-    for size, colour, marker in zip(shown, COLOURS, MARKERS, strict=False):
-        mine = by_teacher[by_teacher["num_parameters"] == size]
-        style: dict[str, Any] = {"color": colour, "marker": marker, "linewidth": 1.2}
-        left.plot(mine["teacher_accuracy"], mine[METRIC], label=f"student of {int(size):,} parameters", **style)
-        sized = mine.dropna(subset="teacher_parameters").sort_values("teacher_parameters")
-        right.plot(sized["teacher_parameters"], sized[METRIC], **style)
-    teachers = by_teacher.drop_duplicates("teacher")
-    _name_teachers(left, teachers.set_index("teacher")["teacher_accuracy"])
-    _name_teachers(right, teachers.dropna(subset="teacher_parameters").set_index("teacher")["teacher_parameters"])
-    left.set_xlabel("validation accuracy of the teacher")
-    left.xaxis.set_major_formatter(PercentFormatter(1.0))
-    right.set_xscale("log")
-    right.set_xlabel("parameters of the teacher")
+    accuracies = {name: f"{accuracy:.1%}" for name, accuracy in _first_of(by_teacher, "teacher_accuracy")}
+    sizes = {name: f"{int(size):,}" for name, size in _first_of(sized, "teacher_parameters")}
+    for size, colour, marker in zip(_shown_sizes(by_teacher), COLOURS, MARKERS, strict=False):
+        for axes, table, names in ((left, by_teacher, list(accuracies)), (right, sized, list(sizes))):
+            mine = table[table["num_parameters"] == size]
+            line, controls = mine[~mine["control"]], mine[mine["control"]]
+            label = f"student of {int(size):,} parameters" if axes is left else None
+            places = line["teacher"].map(names.index)
+            axes.plot(places, line[METRIC], color=colour, marker=marker, linewidth=1.2, label=label)
+            axes.scatter(
+                controls["teacher"].map(names.index),
+                controls[METRIC],
+                marker=marker,
+                facecolors="none",
+                edgecolors=colour,
+            )
+    for axes, labels, title in (
+        (left, accuracies, "teacher, with its validation accuracy"),
+        (right, sizes, "teacher, with its parameters"),
+    ):
+        axes.set_xticks(range(len(labels)), [f"{name}\n{value}" for name, value in labels.items()], fontsize=8)
+        axes.set_xlim(-0.5, max(len(labels) - 0.5, 0.5))
+        axes.set_xlabel(title)
+    if by_teacher["control"].any():
+        left.set_title("hollow: controls, whose teacher knows nothing", fontsize=9, color="0.4")
     left.set_ylabel("validation accuracy of its best student")
     _finish(figure, [left, right], tables, by_teacher[METRIC])
     return figure
 
 
-def _name_teachers(axes: Axes, places: pd.Series) -> None:
-    """Each teacher's name over a thin line at its place."""
-    for name, place in places.items():
-        axes.axvline(place, color="0.85", linewidth=0.8, zorder=0)
-        axes.annotate(
-            str(name),
-            (place, 1.0),
-            xycoords=("data", "axes fraction"),
-            xytext=(-2, -3),
-            textcoords="offset points",
-            rotation=90,
-            ha="right",
-            va="top",
-            fontsize=8,
-            color="0.4",
-        )
+def _first_of(table: pd.DataFrame, column: str) -> list[tuple[str, float]]:
+    """Every teacher and its figure, in the table's order."""
+    once = table.drop_duplicates("teacher")
+    return list(zip(once["teacher"], once[column], strict=True))
+
+
+def _shown_sizes(by_teacher: pd.DataFrame) -> list[int]:
+    """Sizes of student, at most as many as there are colours, spread over all of them."""
+    sizes = sorted(by_teacher["num_parameters"].unique())
+    return sizes[:: max(1, -(-len(sizes) // len(COLOURS)))]
 
 
 def importance(shares: pd.DataFrame, epoch: int) -> Figure:

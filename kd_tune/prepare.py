@@ -141,6 +141,7 @@ def _from_network(
     console: Console,
 ) -> PreparedTeacher:
     found = find_or_train_teacher(section, dataset_section, dataset, source, console)
+    permutation: dict[str, int] = {}
     if section.get("mode") == "live":
         console.print(
             f"teacher: {branch_name(section)} is live, asked in every step of every trial; with stored answers "
@@ -152,7 +153,8 @@ def _from_network(
     else:
         bank = fill_bank(found, dataset, views, console)
         if section["name"] == "permuted":
-            bank = derived_banks.permute(bank, dataset, views, section.get("seed", 0))
+            permutation = {"permuted_by": section.get("seed", 0)}
+            bank = derived_banks.permute(bank, dataset, views, permutation["permuted_by"])
         place = TeacherPlace(bank=str(bank.resolve()))
         fingerprint = soft_targets.read_fingerprint(bank)
         right = _bank_accuracy(bank, fingerprint, dataset, views)
@@ -163,7 +165,7 @@ def _from_network(
         num_parameters=count_parameters(found.network),
         multiply_adds=multiply_adds(found.network, dataset.in_channels, dataset.image_size),
         knows_validation_images=teacher.knows_validation_images(found.record, dataset),
-        record=found.record.model_dump(exclude={"weights_sha256"}),
+        record=found.record.model_dump(exclude={"weights_sha256"}) | permutation,
     )
 
 

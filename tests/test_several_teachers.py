@@ -134,11 +134,20 @@ def test_by_teacher_has_the_best_student_of_every_teacher_and_size(by_hand: RunT
 def test_the_picture_joins_students_of_a_size_from_the_weakest_teacher_to_the_best(by_hand: RunTables) -> None:
     figure = plots.capacity_gap(by_hand, analysis.by_teacher(by_hand))
     left, right = figure.axes
-    lines = {line.get_label(): line for line in left.lines if str(line.get_label()).startswith("student")}
-    assert list(lines["student of 100 parameters"].get_xdata()) == [0.9, 0.92, 0.95]
+    labels = [text.get_text() for text in left.get_xticklabels()]
+    assert labels == ["digits\n90.0%", "logits\n92.0%", "compact\n95.0%"]
+    lines = {line.get_label(): line for line in left.lines}
     assert list(lines["student of 100 parameters"].get_ydata()) == [0.80, 0.78, 0.75]
-    sized = [line for line in right.lines if len(line.get_xdata()) == 2 and line.get_marker() != "None"]
-    assert [list(line.get_xdata()) for line in sized] == [[1000, 9000], [1000, 9000]]  # a file has no size
+    assert list(lines["student of 400 parameters"].get_xdata()) == [0, 2]
+    assert [text.get_text() for text in right.get_xticklabels()] == ["digits\n1,000", "compact\n9,000"]
+
+
+def test_controls_are_no_part_of_the_line(run: Path, tables: RunTables) -> None:
+    table = analysis.by_teacher(tables)
+    assert set(table[table["control"]]["teacher"]) == set(table["teacher"]) & {"permuted", "random"}
+    left, right = plots.capacity_gap(tables, table).axes
+    assert {text.get_text().split("\n")[0] for text in right.get_xticklabels()} <= {"digits", "narrow"}
+    assert len(left.get_xticklabels()) == table["teacher"].nunique()
 
 
 def test_one_teacher_has_no_capacity_gap(finished_run: Path) -> None:

@@ -303,3 +303,18 @@ def test_a_step_that_does_not_divide_its_range_is_refused() -> None:
     """Optuna would cut the range, with a warning at every draw."""
     with pytest.raises(ValueError, match=r"the step 0\.3 does not divide the range from 0\.0 to 1\.0"):
         FloatRange(bounds=[0.0, 1.0], step=0.3)
+
+
+def test_two_sections_of_one_name_are_told_apart_by_their_label() -> None:
+    options = [{"name": "digits"}, {"name": "digits", "label": "wide", "width": 2.0}]
+    space = Space({"teacher": Choice.model_validate({"choice": options})})
+    assert space.fill({"teacher": "wide"}) == {"teacher": options[1]}
+    assert space.fill({"teacher": "digits"}) == {"teacher": options[0]}
+    assert space.grid() == [{"teacher": "digits"}, {"teacher": "wide"}]
+    assert space.problems_of({"teacher": "narrow"}) == ["teacher: 'narrow' is not in {choice: [digits, wide]}"]
+
+
+def test_two_sections_of_one_name_and_label_are_refused() -> None:
+    for options in ([{"name": "a"}, {"name": "a"}], [{"name": "a", "label": "b"}, {"name": "b"}]):
+        with pytest.raises(ValueError, match="two options of the choice are the same"):
+            Choice.model_validate({"choice": options})
