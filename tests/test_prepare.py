@@ -89,6 +89,8 @@ def test_permuted_answers_are_the_real_ones_dealt_out_anew(digits: PreparedTeach
     order = [int(np.flatnonzero((real.logits[0] == row).all(1))[0]) for row in dealt.logits[0]]
     assert (dealt.logits[1] == real.logits[1][order]).all()
     assert (np.array(order) != np.arange(len(order))).mean() > 0.9
+    assert sorted(map(tuple, dealt.val_logits)) == sorted(map(tuple, real.val_logits))
+    assert (dealt.val_logits != real.val_logits).any()
     other = prepared(toy_dataset, {"name": "permuted", "of": "digits", "seed": 1})["permuted"]
     assert other.fingerprint != found.fingerprint
     assert (bank_of(other, toy_dataset).logits != dealt.logits).any()
