@@ -9,12 +9,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import torch
-from pydantic import ConfigDict, Field, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 from torch import nn
 
 from kd_tune import user_code
@@ -93,6 +92,7 @@ def _check_together(trial: Mapping[str, Any]) -> Iterator[tuple[PathKeys, str]]:
         return
     transformed = trial["training"].get("transform", "none") != "none"
     for section, path in _sections(trial["teacher"], ("trial", "teacher")):
+        yield from _check_weights(section, path)
         live = section.get("mode") == "live"
         if live and section["name"] in ("permuted", "logits"):
             yield (*path, "mode"), f"{section['name']} has stored answers only; it cannot be live"
@@ -104,6 +104,21 @@ def _check_together(trial: Mapping[str, Any]) -> Iterator[tuple[PathKeys, str]]:
                     "mode: live, which asks it in every step"
                 ),
             )
+
+
+def _check_weights(section: Mapping[str, Any], path: PathKeys) -> Iterator[tuple[PathKeys, str]]:
+    """Whether `weights` and `normalisation` of a teacher section mean anything, and are whole."""
+    if "weights" in section and section["name"] in ("random", "logits"):
+        yield (*path, "weights"), f"{section['name']} has none"
+    if "normalisation" not in section:
+        return
+    if "weights" not in section:
+        yield (*path, "normalisation"), "goes with a file of weights; other teachers have their own"
+    normalisation = section["normalisation"]
+    if normalisation.keys() != {"mean", "std"} or len(normalisation["mean"]) != len(normalisation["std"]):
+        yield (*path, "normalisation"), "must hold mean and std, each with a number a channel"
+    elif min(normalisation["std"], default=0) <= 0:
+        yield (*path, "normalisation"), "every std must be above 0"
 
 
 def teachers_of(trial: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -146,6 +161,10 @@ def build_network(section: Mapping[str, Any], num_classes: int, in_channels: int
         network = entry(num_classes=num_classes, in_channels=in_channels, image_size=image_size, **_arguments(section))
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # torch's, where a layer is impossibly large
         raise ConfigError(f"{name} cannot be built: {_first_line(error)}") from None
+    except Exception as error:  # whatever the user's own code raises
+        if not user_code.is_reference(name):
+            raise
+        raise ConfigError(f"{name} cannot be built: {type(error).__name__}: {_first_line(error)}") from error
     if not isinstance(network, nn.Module):
         raise ConfigError(f"{name} must return a torch.nn.Module, not {type(network).__name__}")
     return network
@@ -165,8 +184,8 @@ def build_objective(section: Mapping[str, Any], dataset: Dataset) -> Objective:
     known = {key: getattr(dataset, key) for key in _IMAGE & inspect.signature(entry).parameters.keys()}
     try:
         objective = entry(**known, **_arguments(section))
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{name} cannot be built: {_first_line(error)}") from None
+    except Exception as error:  # whatever the user's own code raises
+        raise ConfigError(f"{name} cannot be built: {type(error).__name__}: {_first_line(error)}") from error
     lacking = [attribute for attribute in ("version", "needs_teacher") if not hasattr(objective, attribute)]
     if lacking or not callable(objective):
         raise ConfigError(f"{name} must give an objective: callable, with the attributes version and needs_teacher")
@@ -229,8 +248,10 @@ def _check_section(node: Any, table: Table, path: PathKeys) -> Iterator[tuple[Pa
             yield (*where, "name"), str(error)
             continue
         for key, leaf in section.items():
-            if key == "name" or (free and key not in domains):
+            if key == "name":
                 continue
+            if free and key not in domains:
+                domains[key] = Any
             if key not in domains:
                 yield (*where, key), f"{section['name']} has no such argument; {known_names(key, domains)}"
             else:
@@ -299,12 +320,13 @@ def _check_leaf(leaf: Any, domain: Any, fixed: bool) -> Iterator[str]:
             yield describe_error(error.errors()[0])
 
 
-@cache
 def _adapter(domain: Any) -> TypeAdapter[Any]:
     try:
         return TypeAdapter(domain, config=ConfigDict(strict=True, allow_inf_nan=False))
     except PydanticSchemaGenerationError:  # a type of the user's own, which no value in a file can be
         return TypeAdapter(Any)
+    except PydanticUserError:  # a model or data class, which has a configuration of its own
+        return TypeAdapter(domain)
 
 
 def _signature(entry: Callable[..., Any], table: Table) -> tuple[dict[str, Any], set[str], bool]:
@@ -315,8 +337,8 @@ def _signature(entry: Callable[..., Any], table: Table) -> tuple[dict[str, Any],
     function = entry.__init__ if inspect.isclass(entry) else entry
     try:
         hints = get_type_hints(function, include_extras=True)
-    except NameError as error:
-        raise ConfigError(f"the annotations of {entry.__qualname__} cannot be read: {error}") from None
+    except (NameError, TypeError, AttributeError):  # names known to type checkers only; partials and callable objects
+        hints = {}
     domains: dict[str, Any] = dict(table.extra)
     required: set[str] = set()
     free = False

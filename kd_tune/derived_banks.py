@@ -53,7 +53,8 @@ def from_file(path: Path, dataset: Dataset, views: int) -> Path:
             in float16.
     """
     logits = _read_logits(path, dataset, views)
-    digest = hashlib.sha256(path.read_bytes())
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
     fingerprint = hashlib.sha256(f"logits/{digest.hexdigest()}/{dataset.fingerprint}".encode()).hexdigest()[:16]
     target = cache_folder() / "banks" / f"logits-{dataset.name}-{fingerprint}"
     if not is_filled(target, views):

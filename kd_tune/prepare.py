@@ -24,13 +24,11 @@ from kd_tune.errors import ConfigError
 from kd_tune.models import StartsFromImages
 from kd_tune.models.cost import multiply_adds
 from kd_tune.records import TeacherPlace, derive_seed
-from kd_tune.teacher import Teacher
+from kd_tune.teacher import Teacher, evaluation_batch
 from kd_tune.teacher_import import import_teacher
 from kd_tune.teacher_training import recipe, train_teacher
 from kd_tune.trial_data import TrialData, best_device
 from kd_tune.watch import duration, progress
-
-SETTLING_IMAGES = 200
 
 
 @dataclass(frozen=True)
@@ -208,7 +206,7 @@ def _settle_batch_norms(network: nn.Module, images: Tensor) -> None:
     usual = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0
-    network.train()(images[:SETTLING_IMAGES])
+    network.train()(images[: evaluation_batch(images.shape[-1])])
     for norm, momentum in zip(norms, usual, strict=True):
         norm.momentum = momentum
     network.eval()
@@ -226,7 +224,8 @@ def _folder_of_weights(
                 "--out` makes a teacher's folder"
             )
         return path
-    digest = hashlib.sha256(path.read_bytes())
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
     digest.update(repr((architecture, section.get("normalisation"), dataset.fingerprint)).encode())
     folder = teacher.imported_folder(f"{architecture['name']}-{digest.hexdigest()[:12]}", dataset.name)
     if not teacher.exists(folder):

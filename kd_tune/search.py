@@ -6,6 +6,7 @@ what is missing. Nothing depends on Ray's own snapshots.
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Mapping
@@ -175,6 +176,7 @@ def check_draws(spaces: Mapping[str, Space], dataset: Dataset, seed: int) -> Non
     """Binds a couple of hundred random draws of every arm to the data set; ConfigError if one cannot be trained."""
     problems: set[str] = set()
     rehearsed: set[tuple[str, str]] = set()
+    built: set[str] = set()
     for space in spaces.values():
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed % 2**32))
         for _ in range(CHECKED_DRAWS if space.parameters() else 1):
@@ -183,7 +185,10 @@ def check_draws(spaces: Mapping[str, Space], dataset: Dataset, seed: int) -> Non
             try:
                 check_fit(TrainingConfig.model_validate(trial["training"]), dataset)
                 build_objective(trial["objective"], dataset)
-                build_student(trial["student"], dataset)
+                student = json.dumps(trial["student"], sort_keys=True, default=str)
+                if student not in built:
+                    build_student(trial["student"], dataset)
+                    built.add(student)
                 if names not in rehearsed:
                     rehearse(trial, dataset)
                     rehearsed.add(names)

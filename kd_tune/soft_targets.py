@@ -233,5 +233,10 @@ def _ask(
     if view:
         row = torch.from_numpy(view_table(dataset.flips)[view]).to(device)
         batch = apply_views(batch, row.expand(len(batch), 3))
-    logits: np.ndarray = answers(batch).half().cpu().numpy()
+    answered = answers(batch)
+    if answered.shape != (len(batch), dataset.num_classes):
+        raise ConfigError(f"the teacher answers with {list(answered.shape[1:])} logits, not {dataset.num_classes}")
+    logits: np.ndarray = answered.half().cpu().numpy()
+    if not np.isfinite(logits).all():
+        raise ConfigError("the teacher's logits are not finite, or beyond float16 (65504); scale its last layer down")
     return logits

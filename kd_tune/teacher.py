@@ -271,7 +271,7 @@ class Answers:
         self._mean = torch.tensor(normalisation.mean, device=device).view(-1, 1, 1) * 255
         self._std = torch.tensor(normalisation.std, device=device).view(-1, 1, 1) * 255
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: a live teacher's answers are part of a student's graph
     def __call__(self, images: Tensor) -> Tensor:
         pixels = (images.float() - self._mean) / self._std
         logits: Tensor = self._network(pixels.to(memory_format=torch.channels_last))

@@ -70,6 +70,10 @@ def import_teacher(
     name = section["name"]
     if name not in TEACHERS and not is_reference(name):
         raise ConfigError(f"unknown teacher '{name}'; {known_names(name, TEACHERS)}")
+    if normalisation is not None and len(normalisation["mean"]) != dataset.in_channels:
+        raise ConfigError(
+            f"normalisation: {dataset.name} has {dataset.in_channels} channels, and needs as many numbers"
+        )
     published = PUBLISHED.get(name)
     if published is not None and published.dataset != dataset.name:
         published = None

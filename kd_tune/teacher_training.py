@@ -22,11 +22,13 @@ from kd_tune.data import DATASETS, Dataset, resolve_source
 from kd_tune.engine import check_fit, count_parameters
 from kd_tune.errors import ConfigError
 from kd_tune.manifest import hardware, versions
+from kd_tune.models import TEACHERS
 from kd_tune.paths import exclusive, read_json, write_json
 from kd_tune.records import Assignment, EpochRow, finite_or_none
 from kd_tune.space import Space
 from kd_tune.teacher import Teacher
 from kd_tune.trial_data import best_device
+from kd_tune.user_code import is_reference
 from kd_tune.watch import duration, progress
 
 TEACHER_SEED = 0
@@ -84,6 +86,8 @@ def checked_recipe(
         problems = ["teacher recipe: a teacher is trained once; it cannot hold ranges"]
     if not problems and file.trial["dataset"] != dataset_section:
         problems = ["teacher recipe: --set cannot change the data set; use --dataset and --data"]
+    if not problems and section["name"] not in TEACHERS and not is_reference(section["name"]):
+        problems = [f"teacher recipe: unknown teacher '{section['name']}'; {known_names(section['name'], TEACHERS)}"]
     if problems:
         raise ConfigError(problems)
     return file.trial
@@ -117,7 +121,7 @@ def train_teacher(
         trial = {**trial, "started_from": start.fingerprint}
     began = time.monotonic()
     with exclusive(folder.with_name(folder.name + ".lock"), f"{folder}: another process is training this teacher"):
-        _check_unfinished(work, trial)
+        _check_unfinished(work, trial, dataset)
         if start is not None and checkpoint.newest(work) is None:
             _lay_start(work, trial, dataset, start)
         row = _train(work, trial, source, console)
@@ -144,7 +148,8 @@ def _lay_start(work: Path, trial: Mapping[str, Any], dataset: Dataset, start: Te
         images_per_second=math.nan,
         num_parameters=count_parameters(start.network),
     )
-    record = {"trial": trial, "row": finite_or_none(asdict(row))}
+    facts = {"name": dataset.name, "fingerprint": dataset.fingerprint, "split": dataset.split}
+    record = {"trial": trial, "row": finite_or_none(asdict(row)), "dataset": facts}
     network = start.network.cpu()
     checkpoint.save(work / "epoch_0000", network, build_optimizer(trial["optimizer"], network), record)
 
@@ -218,14 +223,17 @@ def _keep(
     shutil.rmtree(work)
 
 
-def _check_unfinished(work: Path, trial: Mapping[str, Any]) -> None:
+def _check_unfinished(work: Path, trial: Mapping[str, Any], dataset: Dataset) -> None:
     found = checkpoint.newest(work)
     if found is None:
         return
-    if read_json(found / checkpoint.TRIAL).get("trial") != trial:
-        raise ConfigError(
-            f"{work}: an unfinished training with another recipe lies here; finish it, or delete the folder"
-        )
+    record = read_json(found / checkpoint.TRIAL)
+    for what, there, here in (
+        ("with another recipe", record.get("trial"), trial),
+        ("on other images", record.get("dataset", {}).get("fingerprint"), dataset.fingerprint),
+    ):
+        if there != here:
+            raise ConfigError(f"{work}: an unfinished training {what} lies here; finish it, or delete the folder")
 
 
 def measure_teacher(folder: Path, dataset: Dataset) -> dict[str, Any]:

@@ -31,13 +31,21 @@ def allow(packages: Iterable[str], places: Iterable[str] | None = None) -> None:
         ConfigError: there is no such package.
     """
     for package in packages:
-        sys.path += [place for place in places or [str(Path.cwd())] if place not in sys.path]
-        if not package.isidentifier() or importlib.util.find_spec(package) is None:
+        if package.isidentifier() and not _is_there(package):
+            sys.path += [place for place in places or [str(Path.cwd())] if place not in sys.path]
+        if not package.isidentifier() or not _is_there(package):
             raise ConfigError(
                 f"--allow-code {package}: no such package here; give the top name of what can be imported from "
                 f"{Path.cwd()} or is installed"
             )
         _allowed.add(package)
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # __main__ has no specification
+        return False
 
 
 def allowed() -> tuple[str, ...]:

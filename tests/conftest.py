@@ -96,7 +96,7 @@ def save_teacher() -> Callable[..., Path]:
             network = build_network(architecture, dataset.num_classes, dataset.in_channels, dataset.image_size)
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.momentum = None  # the mean over all batches: here, of one
+                module.momentum = 1.0  # the statistics of this batch alone
         mean, std = (torch.tensor(dataset.normalisation[key]).view(-1, 1, 1) for key in ("mean", "std"))
         with torch.no_grad():
             network.train()((torch.from_numpy(dataset.train.images) / 255 - mean) / std)

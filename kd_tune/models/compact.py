@@ -95,10 +95,10 @@ class _BatchNorm(nn.BatchNorm2d):
 
     def forward(self, images: Tensor) -> Tensor:
         assert self.bias is not None
+        assert self.momentum is not None
         bias = self.bias * BIAS_SCALE
-        momentum = self.momentum if self.momentum is not None else 0.0
         return F.batch_norm(
-            images, self.running_mean, self.running_var, self.weight, bias, self.training, momentum, self.eps
+            images, self.running_mean, self.running_var, self.weight, bias, self.training, self.momentum, self.eps
         )
 
 
