@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +37,11 @@ class Fingerprints(Record):
     teachers: dict[str, str]
 
 
+def is_control(record: Mapping[str, Any]) -> bool:
+    """Whether a teacher's record says that it knows nothing on purpose."""
+    return bool(record.get("untrained")) or "permuted_by" in record
+
+
 class TeacherFacts(Record):
     """One of a run's teachers; `prepare.PreparedTeacher` says what the fields mean."""
 
@@ -49,7 +54,7 @@ class TeacherFacts(Record):
     @property
     def is_control(self) -> bool:
         """Whether it knows nothing on purpose."""
-        return bool(self.record.get("untrained")) or "permuted_by" in self.record
+        return is_control(self.record)
 
 
 class Manifest(Record):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor, nn
@@ -21,11 +22,12 @@ from kd_tune.config import branch_name
 from kd_tune.data import Dataset
 from kd_tune.engine import count_parameters
 from kd_tune.errors import ConfigError
+from kd_tune.ledger import is_control
 from kd_tune.models import StartsFromImages
 from kd_tune.models.cost import multiply_adds
 from kd_tune.records import TeacherPlace, derive_seed
 from kd_tune.teacher import Teacher, evaluation_batch
-from kd_tune.teacher_import import import_teacher
+from kd_tune.teacher_import import CHANCE_ERRORS, import_teacher
 from kd_tune.teacher_training import recipe, train_teacher
 from kd_tune.trial_data import TrialData, best_device
 from kd_tune.watch import duration, progress
@@ -73,7 +75,7 @@ def prepare(
             prepared[name] = _from_file(section, dataset, views, console)
         else:
             prepared[name] = _from_network(section, trial["dataset"], dataset, views, source, console)
-        _warn(name, prepared[name], console)
+        _warn(name, prepared[name], dataset, console)
     return prepared
 
 
@@ -99,9 +101,13 @@ def find_or_train_teacher(
     else:
         found = teacher.find(architecture, dataset)
         if found is None:
-            console.print(f"teacher: no {architecture['name']} for {dataset.name} yet; training it now, once")
-            folder = teacher.folder_of(architecture, dataset)
-            return train_teacher(folder, recipe(architecture, dataset_section, dataset), dataset, source, console)
+            made_by = recipe(architecture, dataset_section, dataset)
+            console.print(
+                f"teacher: no {architecture['name']} for {dataset.name} yet; training it now, once, for "
+                f"{made_by['training']['num_epochs']} epochs "
+                "(`kd-tune teacher train --set training.num_epochs=N` takes fewer)"
+            )
+            return train_teacher(teacher.folder_of(architecture, dataset), made_by, dataset, source, console)
         folder = found
     loaded = teacher.load(folder, dataset)
     if loaded.record.architecture != architecture:
@@ -126,6 +132,11 @@ def fill_bank(found: Teacher, dataset: Dataset, views: int, console: Console) ->
         folder, soft_targets.fingerprint_of(found, dataset), len(dataset.train), dataset.num_classes, views
     )
     if filled:
+        if not soft_targets.still_true(folder, found, dataset, best_device()):
+            raise ConfigError(
+                f"{folder}: the teacher no longer says what is stored here, so its network's code has changed; delete "
+                "the folder to fill it anew"
+            )
         console.print(f"soft targets: {views} views in {folder}")
     return folder
 
@@ -233,9 +244,18 @@ def _folder_of_weights(
     return folder
 
 
-def _warn(name: str, found: PreparedTeacher, console: Console) -> None:
+def _warn(name: str, found: PreparedTeacher, dataset: Dataset, console: Console) -> None:
+    """Says what should make somebody doubt a teacher."""
+    if is_control(found.record):
+        return
     if found.knows_validation_images:
         console.print(
             f"teacher: {name} learnt from images that this search selects on; its own accuracy there says nothing, "
-            "and students that copy it look better than they are"
+            "and students that copy it may look better than they are"
+        )
+    chance = float(np.bincount(dataset.val.labels).max() / len(dataset.val))
+    if found.val_accuracy <= chance + CHANCE_ERRORS * (chance * (1 - chance) / len(dataset.val)) ** 0.5:
+        console.print(
+            f"teacher: {name} gets {found.val_accuracy:.2%} of this search's validation images right, no better than "
+            f"chance ({chance:.2%}); are its images, its classes or their order other ones?"
         )

@@ -109,7 +109,7 @@ def _page(tables: RunTables, sections: dict[str, pd.DataFrame], pictures: list[s
     winner = analysis.best(tables)
     page: str = template.render(
         run=tables.folder.name,
-        manifest=tables.manifest.model_dump(),
+        manifest=tables.manifest,
         openings=len(tables.state.test_openings),
         arms=tables.state.quota,
         has_controls=len(tables.state.quota) > 1,

@@ -28,6 +28,8 @@ LOGITS = "logits.f16"
 VAL_LOGITS = "val_logits.npy"
 RECORD = "bank.json"
 BATCH = 500
+SAMPLE = 32
+SAMPLE_TOLERANCE = 0.02  # of the largest logit: float16 has 11 bits, and other batches and devices round differently
 FORMAT = 1
 
 Progress = Callable[[int, int], None]
@@ -110,6 +112,18 @@ def fill(
                 np.save(file, val)
         _append_views(folder, record, answers, dataset, views, device, progress)
     teacher.network.cpu()  # trials may want the device's memory
+
+
+def still_true(folder: Path, teacher: Teacher, dataset: Dataset, device: torch.device) -> bool:
+    """Whether a teacher answers to some clean images as a filled bank says it did.
+
+    A fingerprint covers weights, not the code of a user's network, nor that of a library.
+    """
+    images = dataset.train.images[:SAMPLE]
+    now = _ask(Answers(teacher, device), images, 0, 0, dataset, device).astype(np.float32)
+    teacher.network.cpu()
+    stored = np.memmap(folder / LOGITS, np.float16, "r", shape=now.shape).astype(np.float32)
+    return float(np.abs(now - stored).max()) <= SAMPLE_TOLERANCE * max(1.0, float(np.abs(stored).max()))
 
 
 def write_bank(folder: Path, fingerprint: str, views: Iterable[np.ndarray], val_logits: np.ndarray) -> None:

@@ -9,11 +9,15 @@ PACKAGE = "acme_vision"
 NETWORKS = '''
 """Networks of a user's own: plain functions and classes that know nothing of kd_tune."""
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 from torch import nn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Path(__file__).with_name("was_imported").touch()
 
@@ -45,6 +49,19 @@ def broken(num_classes, in_channels, image_size):
 
 
 not_callable = 3
+as_partial = partial(small, image_size=16)
+
+
+class Size(BaseModel):
+    size: int
+
+
+def for_checkers(num_classes, in_channels, image_size, hidden: "Sequence[int]" = 3):
+    return small(num_classes, in_channels, image_size, hidden)
+
+
+def with_model(num_classes, in_channels, image_size, hidden: Size):
+    return small(num_classes, in_channels, image_size, hidden.size)
 '''
 
 LOSSES = '''

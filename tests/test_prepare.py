@@ -21,6 +21,8 @@ from kd_tune.config import Choice
 from kd_tune.data import Dataset, mnist5k, npz
 from kd_tune.engine import train
 from kd_tune.errors import ConfigError
+from kd_tune.models.compact import LOGIT_SCALE, Compact
+from kd_tune.objectives import OBJECTIVES
 from kd_tune.paths import CACHE_VARIABLE
 from kd_tune.prepare import PreparedTeacher
 from kd_tune.records import TeacherPlace
@@ -330,3 +332,63 @@ def test_weights_are_read_in_the_normalisation_that_they_were_trained_with(
     other = prepared(toy_dataset, section | {"normalisation": normalisation})["digits"]
     assert other.record["normalisation"] == normalisation
     assert other.fingerprint != plain.fingerprint
+
+
+def test_a_bank_that_its_teacher_no_longer_agrees_with_is_refused(
+    digits: PreparedTeacher, toy_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights are fingerprinted, code is not: here a network that was changed to answer with other signs."""
+    prepared(toy_dataset, {"name": "digits"})
+    monkeypatch.setattr(
+        Compact,
+        "forward",
+        lambda self, images: (
+            -self.classifier(self.pool(self.features(self.whitening(images))).flatten(1)) * LOGIT_SCALE
+        ),
+    )
+    with pytest.raises(ConfigError, match="no longer says what is stored here"):
+        prepared(toy_dataset, {"name": "digits"})
+
+
+def test_logits_beyond_float16_are_refused(
+    toy_dataset: Dataset, learnt: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = teacher.folder_of({"name": "digits"}, toy_dataset)
+    teacher.save(folder, learnt, teacher.base_record({"name": "digits"}, toy_dataset))
+    monkeypatch.setattr(teacher.Answers, "__call__", lambda self, images: torch.full((len(images), 3), 1e6))
+    with pytest.raises(ConfigError, match="not finite, or beyond float16"):
+        prepared(toy_dataset, {"name": "digits"})
+
+
+def test_a_teacher_at_chance_on_these_images_is_doubted_and_a_control_is_not(
+    tmp_path: Path, digits: PreparedTeacher, toy_dataset: Dataset
+) -> None:
+    np.save(tmp_path / "logits.npy", np.random.RandomState(0).normal(size=(120, 3)).astype(np.float32))
+    for section, doubted in (
+        ({"name": "logits", "file": str(tmp_path / "logits.npy")}, True),
+        ({"name": "permuted", "of": "digits"}, False),
+        ({"name": "digits"}, False),
+    ):
+        said = io.StringIO()
+        whole = {"teacher": section, "dataset": DATA, "training": {"views": 1}}
+        prepare.prepare(whole, toy_dataset, None, Console(file=said, width=400))
+        assert ("no better than chance" in said.getvalue()) == doubted, section
+
+
+@pytest.mark.parametrize("objective", [name for name, entry in OBJECTIVES.items() if entry.needs_teacher])  # type: ignore[attr-defined]
+def test_every_objective_learns_from_a_live_teacher(
+    objective: str, digits: PreparedTeacher, toy_dataset: Dataset
+) -> None:
+    found = teacher.load(teacher.folder_of({"name": "digits"}, toy_dataset), toy_dataset)
+    data = TrialData(toy_dataset, None, CPU, found)
+    assert not run(trial(objective={"name": objective}, training={"num_epochs": 1}), data)[-1].diverged
+
+
+def test_a_live_teachers_answers_may_be_part_of_a_graph(digits: PreparedTeacher, toy_dataset: Dataset) -> None:
+    """Losses such as the mean squared distance keep them for the backward pass."""
+    found = teacher.load(teacher.folder_of({"name": "digits"}, toy_dataset), toy_dataset)
+    _, _, answers = TrialData(toy_dataset, None, CPU, found).batch(torch.arange(4), None)
+    assert answers is not None
+    student = torch.zeros_like(answers, requires_grad=True)
+    torch.nn.functional.mse_loss(student, answers).backward()
+    assert student.grad is not None

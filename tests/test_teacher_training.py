@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from kd_tune import cli, teacher, teacher_training
-from kd_tune.data import Dataset
+from kd_tune.data import Dataset, npz
 from kd_tune.errors import ConfigError
 from kd_tune.paths import CACHE_VARIABLE
 from kd_tune.teacher import Teacher
@@ -82,3 +82,23 @@ def test_a_data_set_has_arguments_on_the_command_line_too(
         cli.main(["teacher", *arguments, "--dataset", "npz", "--data", str(toy_npz)])
     assert stop.value.code == cli.USAGE
     assert message in capsys.readouterr().err
+
+
+def test_a_training_that_was_stopped_does_not_go_on_with_other_images(
+    tmp_path: Path, toy_dataset: Dataset, toy_npz: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teacher_training, "_keep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "a", toy_dataset, toy_npz, 1)
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="an unfinished training on other images lies here"):
+        trained(tmp_path / "a", npz(toy_npz, num_train=60), toy_npz, 1)
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_student_is_not_trained_as_a_teacher(toy_dataset: Dataset) -> None:
+    with pytest.raises(ConfigError, match="unknown teacher 'studentnet'; known: compact"):
+        teacher_training.checked_recipe({"name": "studentnet"}, DATA, toy_dataset, [])

@@ -16,7 +16,7 @@ from kd_tune.config import Source, load_search_file, parse_search_file
 from kd_tune.data import Dataset
 from kd_tune.engine import rehearse
 from kd_tune.errors import ConfigError
-from kd_tune.search import Launch, start
+from kd_tune.search import Launch, check, check_draws, start
 from tests.own_code import PACKAGE, was_imported, write_package
 from tests.searches import toy_search, write_search
 
@@ -120,7 +120,7 @@ def test_student_and_objective_are_told_of_the_data(allowed: Path, toy_dataset: 
             r"must answer images \[2, 1, 16, 16\] with logits \[2, 3\], not \[2, 256\]",
         ),
         ("student", "networks:no_network", "must return a torch.nn.Module, not int"),
-        ("student", "networks:broken", "failed on two black images: KeyError: 'no such weights'"),
+        ("student", "networks:broken", "cannot be built: KeyError: 'no such weights'"),
         ("objective", "losses:nothing", "must give an objective: callable, with the attributes version and"),
     ],
 )
@@ -130,6 +130,27 @@ def test_code_that_does_not_do_its_part_is_refused_before_a_search(
     trial = {"student": {"name": SMALL}, "objective": {"name": "cross_entropy"}}
     with pytest.raises(ConfigError, match=message):
         rehearse(trial | {section: {"name": f"{PACKAGE}.{name}"}}, toy_dataset)
+
+
+def test_code_that_raises_while_it_is_built_is_refused_before_a_search(allowed: Path, toy_dataset: Dataset) -> None:
+    broken = own_search(
+        **{"trial.student": {"name": f"{PACKAGE}.networks:broken"}, "trial.teacher": {"name": "digits"}}
+    )
+    file = parse_search_file(broken, Source("x.yaml", {}))
+    with pytest.raises(ConfigError, match="cannot be built: KeyError"):
+        check_draws(check(file), toy_dataset, 0)
+
+
+@pytest.mark.parametrize("name", ["as_partial", "for_checkers", "with_model"])
+def test_callables_of_every_kind_have_arguments(name: str, allowed: Path) -> None:
+    """Partials have no annotations, some annotations exist for type checkers alone, and models are types like others."""
+    value = {"size": 3} if name == "with_model" else 3
+    assert problems_of(own_search(**{"trial.student": {"name": f"{PACKAGE}.networks:{name}", "hidden": value}})) == []
+
+
+def test_a_range_in_an_own_teachers_free_argument_is_refused(allowed: Path) -> None:
+    (problem,) = problems_of(own_search(**{"trial.teacher": {"name": BIG, "depth": {"choice": [1, 2]}}}))
+    assert problem == "x.yaml trial.teacher.depth: must be one value, not a range"
 
 
 def test_a_rehearsal_passes_what_works(allowed: Path, toy_dataset: Dataset) -> None:
