@@ -276,6 +276,28 @@ def test_a_folder_that_is_not_there_is_empty_or_of_both_layouts_is_refused(root:
         image_folder(root)
 
 
+@pytest.mark.parametrize("names", [("test", "training"), ("Train", "VALID"), ("ant", "validation"), ("bee", "testing")])
+def test_parts_by_other_names_are_not_taken_for_classes(names: tuple[str, str], tmp_path: Path) -> None:
+    for name in names:
+        write_images(tmp_path / "photos" / name, np.arange(9) % 3, 16, 16, 3)
+    parts = ", ".join(sorted(set(names) - set(ANIMALS)))
+    with pytest.raises(ConfigError, match=f"photos: holds {parts} but no train; .*rename .* to train, val and test"):
+        image_folder(tmp_path / "photos", image_size=16)
+
+
+def test_parts_within_a_class_are_refused(root: Path) -> None:
+    (root / "train" / "bee" / "Test").mkdir()
+    (root / "train" / "bee" / "001.png").rename(root / "train" / "bee" / "Test" / "001.png")
+    with pytest.raises(ConfigError, match="train/bee/Test: is within a class; lay parts out as FOLDER/train/CLASS"):
+        image_folder(root, image_size=16)
+
+
+def test_within_train_a_class_may_have_the_name_of_a_part(tmp_path: Path) -> None:
+    names = ("invalid", "valid")
+    write_images(tmp_path / "photos" / "train", np.arange(20) % 2, 16, 16, 3, names=names)
+    assert image_folder(tmp_path / "photos", image_size=16).class_names == names
+
+
 def test_its_arguments_are_checked_as_a_search_file_gives_them(root: Path) -> None:
     section = {"name": "image_folder", "image_size": 7, "channels": 2, "folder": "x"}
     problems = check_trial(trial(dataset=section), Source("x.yaml", {}))

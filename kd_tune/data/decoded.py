@@ -30,7 +30,7 @@ from kd_tune.errors import ConfigError
 from kd_tune.paths import Record, cache_folder, exclusive, read_record, write_json, written_whole
 
 RECORD = "images.json"
-FORMAT = 1
+FORMAT = 2  # raised when the same file is decoded to other pixels, so that old caches are not taken
 CHUNK = 64  # images that wait for their turn to be written, at most
 REPORT_SECONDS = 5.0
 
@@ -138,14 +138,44 @@ def _to_square(image_size: int) -> Any:
 
 def _read(path: str, transform: Any, mode: str) -> np.ndarray:
     """One image, `[C, S, S]` uint8."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as image:
-            pixels = np.asarray(transform(image.convert(mode)))
+            ImageOps.exif_transpose(image, in_place=True)  # cameras store how the picture is to be turned
+            pixels = np.asarray(transform(_on_black(_to_8_bits(image)).convert(mode)))
     except Exception as error:  # Pillow's readers raise what they like on a damaged file
         raise ConfigError(f"{path}: cannot be decoded: {error}") from None
     return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1))
+
+
+def _to_8_bits(image: Any) -> Any:
+    """Grey of 16 bits keeps its upper 8, where Pillow's convert would clip what is above 255 to white."""
+    from PIL import Image
+
+    # Pillow gives 16 bits as I where it reads PGM, and did so for PNG; elsewhere I is 32 bits.
+    if not (image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))):
+        if image.mode in ("I", "F"):
+            raise ValueError(
+                f"pixels of 32 bits have no known range (mode {image.mode}); save it with 8 or 16 bits a channel"
+            )
+        return image
+    grey = np.array(image)
+    if "transparency" in image.info:  # the one grey that a PNG declares transparent
+        grey[grey == image.info["transparency"]] = 0
+    return Image.fromarray((grey >> 8).astype(np.uint8))
+
+
+def _on_black(image: Any) -> Any:
+    """Transparent pixels become black: what colour hides there is chance, and convert would bring it out."""
+    from PIL import Image
+
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    background = Image.new("RGB", image.size)
+    background.paste(image, mask=image)
+    return background
 
 
 def _map(path: Path, labels: np.ndarray, shape: tuple[int, int, int]) -> Images:

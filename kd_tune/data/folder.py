@@ -5,6 +5,7 @@ Shapes: N training images, M validation images.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from kd_tune.data.splits import VALIDATION_SHARE, NumTrain, SplitSeed, interleav
 from kd_tune.errors import ConfigError
 
 PARTS = ("train", "val", "test")
+NAMES_OF_PARTS = {*PARTS, "training", "valid", "validation", "testing"}  # in any case; too likely parts to be classes
 
 ImageSize = Annotated[int, Field(ge=8, le=1024)]
 Channels = Literal[1, 3]
@@ -97,6 +99,11 @@ def _find_parts(source: Path) -> dict[str, Path]:
         raise ConfigError(f"{source}: no such folder")
     found = sorted(entry.name for entry in source.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if "train" not in found:
+        if parts := [name for name in found if name.lower() in NAMES_OF_PARTS]:
+            raise ConfigError(
+                f"{source}: holds {', '.join(parts)} but no train; if these are parts, rename the folders to train, "
+                "val and test (train is needed), and if they are classes, give them other names"
+            )
         return {"train": source}
     others = [name for name in found if name not in PARTS]
     if others:
@@ -108,7 +115,7 @@ def _find_parts(source: Path) -> dict[str, Path]:
 
 
 def _list(folder: Path) -> Listing:
-    """Raises ConfigError if there are no classes, one without images, or a name that is no text."""
+    """Raises ConfigError if there are no classes, one without images or with parts, or a name that is no text."""
     from torchvision import datasets  # a second or two to load; most processes have no need of it
 
     try:
@@ -120,8 +127,20 @@ def _list(folder: Path) -> Listing:
             path.encode()
         except UnicodeEncodeError:
             raise ConfigError(f"{path.encode(errors='backslashreplace').decode()}: the name is not UTF-8") from None
+    _check_inner(folder, [path for path, _ in found.samples])
     labels = np.array([label for _, label in found.samples], np.int64)
     return Listing([path for path, _ in found.samples], labels, tuple(found.classes))
+
+
+def _check_inner(folder: Path, paths: list[str]) -> None:
+    """Raises ConfigError for FOLDER/CLASS/test: ImageFolder takes all within a class, so test images would train."""
+    problems = []
+    for inner in sorted({os.path.dirname(path) for path in paths}):
+        _, *within_class = Path(inner).relative_to(folder).parts
+        if any(name.lower() in NAMES_OF_PARTS for name in within_class):
+            problems.append(f"{inner}: is within a class; lay parts out as FOLDER/train/CLASS, or rename it")
+    if problems:
+        raise ConfigError(problems)
 
 
 def _check_classes(folders: Mapping[str, Path], expected: tuple[str, ...]) -> None:
