@@ -145,7 +145,8 @@ def test_code_that_raises_while_it_is_built_is_refused_before_a_search(allowed: 
 def test_callables_of_every_kind_have_arguments(name: str, allowed: Path) -> None:
     """Partials have no annotations, some annotations exist for type checkers alone, and models are types like others."""
     value = {"size": 3} if name == "with_model" else 3
-    assert problems_of(own_search(**{"trial.student": {"name": f"{PACKAGE}.networks:{name}", "hidden": value}})) == []
+    student = {"name": f"{PACKAGE}.networks:{name}", "hidden": value}
+    assert problems_of(own_search(**{"trial.student": student})) == []
 
 
 def test_a_range_in_an_own_teachers_free_argument_is_refused(allowed: Path) -> None:
