@@ -143,7 +143,7 @@ def test_code_that_raises_while_it_is_built_is_refused_before_a_search(allowed: 
 
 @pytest.mark.parametrize("name", ["as_partial", "for_checkers", "with_model"])
 def test_callables_of_every_kind_have_arguments(name: str, allowed: Path) -> None:
-    """Partials have no annotations, some annotations exist for type checkers alone, and models are types like others."""
+    """Partials have no annotations, some annotations exist for type checkers alone, models are types like others."""
     value = {"size": 3} if name == "with_model" else 3
     student = {"name": f"{PACKAGE}.networks:{name}", "hidden": value}
     assert problems_of(own_search(**{"trial.student": student})) == []
