@@ -58,7 +58,7 @@ def fitted_weights(
         change(network)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the mean over all batches: here, of one
+            module.momentum = 1.0  # the statistics of this batch alone
         elif isinstance(module, nn.Dropout):
             module.p = 0.0
     mean, std = (torch.tensor(normalisation[key]).view(-1, 1, 1) for key in ("mean", "std"))
