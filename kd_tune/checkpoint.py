@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from kd_tune.errors import ConfigError
 from kd_tune.paths import write_json, written_whole
@@ -57,8 +57,16 @@ def delete_older(checkpoint: Path) -> None:
 
 
 def save_weights(path: Path, network: nn.Module) -> None:
-    """Writes a network's parameters and buffers."""
-    save_file({name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}, path)
+    """Writes a network's parameters and buffers; tied ones under each of their names."""
+    weights: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, value in network.state_dict().items():
+        tensor = value.detach().cpu().contiguous()
+        if tensor.untyped_storage().data_ptr() in storages:
+            tensor = tensor.clone()  # safetensors refuses tensors that share memory
+        storages.add(tensor.untyped_storage().data_ptr())
+        weights[name] = tensor
+    save_file(weights, path)
 
 
 def load_weights(path: Path, network: nn.Module) -> None:

@@ -106,12 +106,14 @@ def list_(
         str | None, typer.Option(help="Only teachers of this data set, counted for its images.", show_default=False)
     ] = None,
     data: DataOption = None,
+    allow_code: AllowOption = None,
 ) -> None:
     """What each network costs, what its authors published, and what the teachers in the cache reach."""
-    from kd_tune import teacher_list, teacher_training
+    from kd_tune import teacher_list, teacher_training, user_code
     from kd_tune.catalog import load_dataset
     from kd_tune.paths import cache_folder
 
+    user_code.allow(allow_code or [])
     shape = teacher_list.CIFAR10
     if dataset is not None:
         source = teacher_training.known_source(dataset, data)

@@ -54,9 +54,9 @@ def connected(address: str | None) -> Iterator[None]:
         else:
             package = str(Path(__file__).resolve().parent)
             ray.init(address=address, runtime_env={"py_modules": [package, *user_code.sent_along()]}, **options)
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray raises a plain Exception where a start-up takes too long
         what = "Ray cannot be started here" if address is None else f"--address {address}: no Ray cluster there"
-        raise ConfigError(f"{what}: {error}") from None
+        raise ConfigError(f"{what}: {error}") from error
     try:
         yield
     finally:

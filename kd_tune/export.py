@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import logging
 import shutil
 import warnings
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -121,19 +123,39 @@ def _export_student(source: Path, target: Path) -> str:
     }
     write_json(target / CONFIG, config)
     about = f"trial {record['number']}, validation accuracy {config['val_accuracy']:.2%}"
+    config["onnx"] = onnx = _add_onnx(target, config["input"])
+    write_json(target / CONFIG, config)
+    if "problem" in onnx:
+        return f"{about}; no ONNX file: {onnx['problem']}"
+    return f"{about}; ONNX agrees with torch to {onnx['largest_difference_from_torch']:.0e}"
+
+
+def _add_onnx(target: Path, shape: dict[str, int]) -> dict[str, Any]:
+    """Adds ONNX to an exported student if it can be had; returns what `config.json` says of it, or the problem."""
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
-        return f"{about}; no ONNX file: {', '.join(missing)} missing (pip install 'kd-tune[export]')"
-    difference = export_onnx(load_student(target), config["input"], target / ONNX)
-    config["onnx"] = {
+        return {"problem": f"{', '.join(missing)} missing (pip install 'kd-tune[export]')"}
+    student = load_student(target)
+    try:
+        difference = export_onnx(student, shape, target / ONNX)
+    except Exception as error:  # whatever the exporter raises about a network; one without ONNX is no reason to stop
+        (target / ONNX).unlink(missing_ok=True)
+        return {"problem": _reason(error)}
+    return {
         "file": ONNX,
         "opset": OPSET,
         "input": "images: [batch, channels, height, width], float32, 0 to 1 (pixels / 255)",
         "output": "logits: [batch, classes]",
         "largest_difference_from_torch": difference,
     }
-    write_json(target / CONFIG, config)
-    return f"{about}; ONNX agrees with torch to {difference:.0e}"
+
+
+def _reason(error: BaseException) -> str:
+    """One line: the exporter's own errors are pages of advice, what the network did is their first cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
 def export_onnx(student: Student, shape: dict[str, int], path: Path) -> float:
@@ -153,7 +175,7 @@ def export_onnx(student: Student, shape: dict[str, int], path: Path) -> float:
         generator=torch.Generator().manual_seed(0),
     )
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # it prints whole programs where it fails
         warnings.simplefilter("ignore")  # the exporter's, about its own dependencies
         torch.onnx.export(
             student,
@@ -170,8 +192,8 @@ def export_onnx(student: Student, shape: dict[str, int], path: Path) -> float:
     with torch.inference_mode():
         expected = student(images).numpy()
     difference = float(np.abs(run_onnx(path, images.numpy()) - expected).max())
-    if difference > TOLERANCE * max(1.0, float(np.abs(expected).max())):
-        raise RuntimeError(f"{path}: ONNX differs from torch by {difference:.1e}; please report this")
+    if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):  # so that NaN is refused
+        raise RuntimeError(f"its logits differ from torch's by {difference:.1e}; please report this")
     return difference
 
 

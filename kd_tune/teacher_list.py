@@ -19,6 +19,7 @@ from kd_tune.models.cost import multiply_adds
 from kd_tune.models.published import PUBLISHED
 from kd_tune.paths import cache_folder, read_record
 from kd_tune.teacher import InputShape, TeacherRecord
+from kd_tune.user_code import is_reference
 
 CIFAR10 = InputShape(num_classes=10, in_channels=3, image_size=32)
 
@@ -58,7 +59,7 @@ def shape_of(dataset: Dataset) -> InputShape:
 
 
 def rows(shape: InputShape, dataset_name: str | None = None) -> list[Row]:
-    """A row a network, or a row a teacher where some of that network lie in the cache.
+    """A row a network, or a row a teacher where some of that network lie in the cache and can be read.
 
     Args:
         shape: what networks without a teacher on disk are counted for.
@@ -68,7 +69,9 @@ def rows(shape: InputShape, dataset_name: str | None = None) -> list[Row]:
     table = []
     for name in TEACHERS:
         own = [row for row in found if row.name == name]
-        table += own or [_network(name, {"name": name}, shape)]
+        table += own
+        if all(row.problem for row in own):
+            table.append(_network(name, {"name": name}, shape))
     return table + [row for row in found if row.name not in TEACHERS]
 
 
@@ -110,14 +113,15 @@ def _on_disk(folder: Path) -> Row:
     except ConfigError as error:
         return Row(name="?", folder=folder, problem=f"damaged: {error}")
     name = str(record.architecture.get("name"))
-    if name not in TEACHERS:
+    if name not in TEACHERS and not is_reference(name):
         return Row(name=name, folder=folder, problem=f"{folder.name}: of no network that is known here")
     row = _network(name, record.architecture, record.input)
+    dataset_name = (record.dataset or {}).get("name")
     figures = [opening.get("test_accuracy") for opening in record.test_openings]
     opened = [figure for figure in figures if isinstance(figure, float)]
     return replace(
         row,
-        dataset=(record.dataset or {}).get("name"),
+        dataset=None if dataset_name is None else str(dataset_name),
         val_accuracy=record.val_accuracy,
         test_accuracy=opened[-1] if opened else None,
         folder=folder,
@@ -126,12 +130,16 @@ def _on_disk(folder: Path) -> Row:
 
 
 def _network(name: str, section: dict[str, object], shape: InputShape) -> Row:
-    """What a network of TEACHERS costs for images of a shape."""
+    """What a network of TEACHERS, or the user's own, costs for images of a shape."""
     published = PUBLISHED[name].accuracy if name in PUBLISHED else None
     try:
         num_parameters, cost = _cost(json.dumps(section, sort_keys=True), *shape.model_dump().values())
     except ConfigError as error:
         return Row(name, shape, published=published, problem=str(error))
+    except Exception as error:  # a record can ask for anything, and the user's own network can raise anything
+        said = str(error).splitlines() or [""]
+        problem = f"its cost cannot be counted: {type(error).__name__}: {said[0]}"
+        return Row(name, shape, published=published, problem=problem)
     return Row(name, shape, num_parameters, cost, published)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
-from kd_tune import export
+from kd_tune import checkpoint, export
 from kd_tune.data import npz
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import replay
@@ -78,3 +80,63 @@ def test_damaged_export_is_refused_by_name(exported: Path, tmp_path: Path) -> No
     (tmp_path / "student.safetensors").write_bytes(b"nothing")
     with pytest.raises(ConfigError, match=r"student\.safetensors: cannot be read as safetensors"):
         export.load_student(tmp_path)
+
+
+def _writes_half(model: Any, args: Any, path: str, **options: Any) -> None:
+    Path(path).write_bytes(b"half")
+    try:
+        raise ValueError("data-dependent expression\nand a page of advice")
+    except ValueError as cause:
+        raise RuntimeError("Failed to export the model.\nNext steps: ...") from cause
+
+
+@pytest.mark.parametrize(
+    ("place", "attribute", "broken", "reason"),
+    [
+        (torch.onnx, "export", _writes_half, "ValueError: data-dependent expression"),
+        (export, "run_onnx", lambda path, images: np.ones((len(images), 3), np.float32), "RuntimeError: its logits"),
+        (export, "run_onnx", lambda path, images: np.full((len(images), 3), np.nan), "RuntimeError: its logits"),
+    ],
+    ids=["not expressible", "other answers", "no numbers"],
+)
+def test_a_student_without_onnx_is_exported_all_the_same(
+    place: Any,
+    attribute: str,
+    broken: Any,
+    reason: str,
+    finished_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(place, attribute, broken)
+    lines = export.export_best(finished_run, tmp_path / "students", top=1)
+    assert len(lines) == 3, "of every arm"
+    assert all(f"; no ONNX file: {reason}" in line and "\n" not in line for line in lines)
+    for student in (tmp_path / "students").iterdir():
+        assert sorted(path.name for path in student.iterdir()) == ["config.json", "student.safetensors"]
+        assert json.loads((student / "config.json").read_text())["onnx"]["problem"].startswith(reason)
+        export.load_student(student)
+
+
+class Tied(nn.Module):
+    """Two layers with one matrix, and a view of a part of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+        self.register_buffer("part", self.first.weight.detach()[:2])
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.second(self.first(images))
+        return logits
+
+
+def test_tied_weights_are_saved_and_loaded(tmp_path: Path) -> None:
+    network, other = Tied(), Tied()
+    checkpoint.save_weights(tmp_path / "tied.safetensors", network)
+    checkpoint.load_weights(tmp_path / "tied.safetensors", other)
+    assert other.second.weight is other.first.weight
+    images = torch.rand(3, 4)
+    assert torch.equal(other(images), network(images))
+    assert torch.equal(other.state_dict()["part"], network.state_dict()["part"])

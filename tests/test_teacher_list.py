@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -102,6 +103,30 @@ def test_damaged_teachers_are_listed_as_such(place: Path, toy_dataset: Dataset, 
     assert "digits cannot be built" in (rows["digits"][0].problem or "")
     for name in ("broken", "resnet1001", "depth"):
         assert name in shown(teacher_list.rows(CIFAR10))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"input": {"num_classes": 3, "in_channels": 1, "image_size": 10**9}},
+            "its cost cannot be counted: Runtime",
+        ),
+        ({"architecture": {"name": "digits", "depth": 3}}, "digits cannot be built"),
+        ({"dataset": {"name": 5}}, "5"),
+    ],
+    ids=["enormous", "not buildable", "number for a name"],
+)
+def test_a_bad_record_is_a_row_among_others(
+    changes: dict[str, Any], said: str, place: Path, toy_dataset: Dataset, save_teacher: SaveTeacher
+) -> None:
+    teacher.update_record(save_teacher(place / "bad", toy_dataset), **changes)
+    table = teacher_list.rows(CIFAR10)
+    own = by_name(table)["digits"]
+    line = next(line for line in shown(table).splitlines() if "bad" in line)
+    assert said in line or said in (own[0].problem or "")
+    assert any(row.num_parameters is not None for row in own), "the network has a row with figures in any case"
+    assert [row.folder is None for row in own] == ([False] if own[0].problem is None else [False, True])
 
 
 def test_the_command_prints_the_table(capsys: pytest.CaptureFixture[str], toy_npz: Path) -> None:

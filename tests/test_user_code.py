@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from kd_tune import cli, export, report, results, user_code
+from kd_tune import cli, export, report, results, teacher, user_code
 from kd_tune.catalog import build_objective, build_student, check_trial
 from kd_tune.config import Source, load_search_file, parse_search_file
 from kd_tune.data import Dataset
@@ -175,6 +175,36 @@ def test_a_search_with_everything_the_users_own_ends_in_an_exported_student(
     (line,) = export.export_best(run, allowed / "export", 1)
     assert "ONNX agrees with torch" in line
     _refuses_without_permission(run, capsys)
+
+
+def test_the_list_of_teachers_shows_the_users_own(
+    package: Path,
+    toy_dataset: Dataset,
+    save_teacher: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("KD_TUNE_CACHE", str(package / "cache"))
+    for name, of in (("own-a", BIG), ("own-b", f"{PACKAGE}.networks:broken")):
+        folder = save_teacher(package / "cache" / "teachers" / name, toy_dataset)
+        teacher.update_record(folder, architecture={"name": of}, dataset={"name": "npz"})
+
+    def listed(*options: str) -> str:
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["teacher", "list", *options])
+        assert not stop.value.code
+        return capsys.readouterr().out
+
+    refused = listed()
+    assert refused.count(f"{PACKAGE}.networks:") >= 2
+    assert "own-a:" in refused
+    assert "--allow-code" in refused
+    assert not was_imported(package)
+    shown = listed("--allow-code", PACKAGE)
+    own = next(line for line in shown.splitlines() if line.startswith(BIG))
+    assert own.split() == [BIG, "771", "0.0", "npz", "own-a"]
+    assert "--allow-code" not in shown
+    assert "KeyError" in shown
 
 
 def _refuses_without_permission(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
