@@ -21,8 +21,9 @@ TOY_DATASET = {"name": "npz", "fingerprint": "0"}
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The teachers of a cache for one test."""
+    """The teachers of a cache for one test, and a package without any."""
     monkeypatch.setenv("KD_TUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(teacher, "SHIPPED", tmp_path.resolve() / "shipped")
     return tmp_path / "cache" / "teachers"
 
 
@@ -89,6 +90,16 @@ def test_trainings_and_folders_that_are_being_written_are_passed_over(
     (place / "digits-npz-a.lock").touch()
     (place / "empty").mkdir()
     assert all(row.folder is None for row in teacher_list.rows(CIFAR10))
+
+
+def test_a_shipped_teacher_has_one_row_before_and_after_its_first_use(
+    tmp_path: Path, toy_dataset: Dataset, save_teacher: SaveTeacher
+) -> None:
+    shipped = save_teacher(tmp_path / "shipped" / "digits-npz", toy_dataset)
+    assert [row.folder for row in by_name(teacher_list.rows(CIFAR10))["digits"]] == [shipped]
+    copy = teacher.writable(shipped)
+    assert copy != shipped
+    assert [row.folder for row in by_name(teacher_list.rows(CIFAR10))["digits"]] == [copy]
 
 
 def test_damaged_teachers_are_listed_as_such(place: Path, toy_dataset: Dataset, save_teacher: SaveTeacher) -> None:
