@@ -48,7 +48,9 @@ def test_manifest_says_how_the_run_was_made(finished_run: Path) -> None:
     assert manifest["seed"] == 3
     assert manifest["versions"]["ray"] == "2.60.0"
     assert manifest["hardware"]["cores"] >= 1
-    assert all(len(fingerprint) == 16 for fingerprint in manifest["fingerprints"].values())
+    fingerprints = manifest["fingerprints"]
+    assert list(fingerprints["teachers"]) == ["digits"]
+    assert all(len(found) == 16 for found in (fingerprints["data"], *fingerprints["teachers"].values()))
 
 
 def test_only_the_best_trials_of_an_arm_keep_checkpoints(finished_run: Path) -> None:
