@@ -31,14 +31,14 @@ def test_a_search_out_of_time_can_go_on(
     long_search: SearchFile, tmp_path: Path, toy_npz: Path, ray_cluster: None
 ) -> None:
     run = tmp_path / "run"
-    state = start(long_search, run, Launch(source=toy_npz, time_budget=8), QUIET)
+    state = start(long_search, run, Launch(source=toy_npz, time_budget=15), QUIET)
     assert len(state.unfinished()) == 2
     reached = {trial.number: trial.epoch for trial in state.unfinished()}
     damaged = newest(checkpoints_of(run, 1))
     assert damaged is not None
     (damaged / WEIGHTS).write_bytes(b"damaged")
 
-    state = resume(run, Launch(time_budget=8), QUIET)
+    state = resume(run, Launch(time_budget=15), QUIET)
     assert state.trials[0].epoch > reached[0]
     assert sorted(state.trials[0].rows) == list(range(1, state.trials[0].epoch + 1))
     assert state.trials[1].end == "failed"
