@@ -42,6 +42,8 @@ class Evaluation(NamedTuple):
     loss: float
     agreement: float
     ece: float
+    accuracy_even: float
+    accuracy_odd: float
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,8 @@ def train(
             val_loss=val.loss,
             val_agreement=val.agreement,
             val_ece=val.ece,
+            val_accuracy_even=val.accuracy_even,
+            val_accuracy_odd=val.accuracy_odd,
         )
         yield row, State(network, optimizer)
         if row.diverged:
@@ -166,11 +170,14 @@ def evaluate(network: nn.Module, data: TrialData) -> Evaluation:
     logits = torch.cat([network(images).float() for images in batches])
     prediction = logits.argmax(-1)
     agreement = math.nan if data.val_teacher is None else float((prediction == data.val_teacher).double().mean())
+    right = (prediction == data.val_labels).double()
     return Evaluation(
-        accuracy=float((prediction == data.val_labels).double().mean()),
+        accuracy=float(right.mean()),
         loss=float(F.cross_entropy(logits, data.val_labels)),
         agreement=agreement,
         ece=expected_calibration_error(logits, data.val_labels),
+        accuracy_even=float(right[::2].mean()),
+        accuracy_odd=float(right[1::2].mean()),
     )
 
 

@@ -46,6 +46,8 @@ class EpochRow:
         val_agreement: share of the validation images on which student and teacher name the same class;
             NaN without a teacher.
         val_ece: expected calibration error on the validation images at temperature 1, 15 equal bins.
+        val_accuracy_even: `val_accuracy` of every other validation image, from the first; NaN where there is none.
+        val_accuracy_odd: the same of those between. Who selects on one half can be scored on the other.
         learning_rate: the rate of the epoch's last step.
         seconds: wall clock of training and validation.
         images_per_second: training images over the seconds spent training.
@@ -60,6 +62,8 @@ class EpochRow:
     val_loss: float
     val_agreement: float
     val_ece: float
+    val_accuracy_even: float
+    val_accuracy_odd: float
     learning_rate: float
     seconds: float
     images_per_second: float

@@ -143,6 +143,8 @@ def _lay_start(work: Path, trial: Mapping[str, Any], dataset: Dataset, start: Te
         val_loss=math.nan,
         val_agreement=math.nan,
         val_ece=math.nan,
+        val_accuracy_even=math.nan,
+        val_accuracy_odd=math.nan,
         learning_rate=math.nan,
         seconds=0.0,
         images_per_second=math.nan,
