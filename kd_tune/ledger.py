@@ -89,6 +89,7 @@ _FIELD_TYPES: dict[str, dict[str, type]] = {
     records.EXTENDED: {"num_trials": int},
     records.PROPOSED: {"trial": int, "arm": str, "draw": dict},
     records.EPOCH: {"trial": int, "attempt": int, "epoch": int},
+    records.SPARED: {"trial": int, "epoch": int},
     records.STOPPED: {"trial": int, "reason": str},
 }
 
@@ -101,6 +102,9 @@ class TrialState:
         number: in the order of proposals, over all arms.
         arm: the arm that it belongs to.
         draw: its parameters by name.
+        stratum: the size of student that it competes with; 0 where a search has no strata.
+        never_pruned: whether it is trained to the end whatever its rungs say, so that they can be judged by it.
+        spared_at: the first epoch that would have pruned it, if it is never pruned.
         attempt: 0, and one more for every time that epochs had to be run again.
         rows: its epochs' metrics by epoch; of epochs that were run again, the last.
         latest: the epoch that was reported last; below an earlier one while epochs are run again.
@@ -111,6 +115,9 @@ class TrialState:
     number: int
     arm: str
     draw: dict[str, Any]
+    stratum: int = 0
+    never_pruned: bool = False
+    spared_at: int | None = None
     attempt: int = 0
     rows: dict[int, Event] = field(default_factory=dict)
     latest: int = 0
@@ -161,11 +168,19 @@ class RunState:
         elif kind == records.EXTENDED:
             self.quota = {arm: count + event["num_trials"] for arm, count in self.quota.items()}
         elif kind == records.PROPOSED:
-            self.trials[event["trial"]] = TrialState(event["trial"], event["arm"], event["draw"])
+            self.trials[event["trial"]] = TrialState(
+                event["trial"],
+                event["arm"],
+                event["draw"],
+                stratum=event.get("stratum", 0),
+                never_pruned=event.get("never_pruned", False),
+            )
         elif kind == records.EPOCH:
             trial = self.trials[event["trial"]]
             trial.attempt, trial.latest = event["attempt"], event["epoch"]
             trial.rows[event["epoch"]] = event
+        elif kind == records.SPARED:
+            self.trials[event["trial"]].spared_at = event["epoch"]
         elif kind == records.STOPPED:
             self.trials[event["trial"]].end = event["reason"]
             self.trials[event["trial"]].error = event.get("error")

@@ -20,6 +20,7 @@ STOP_REASONS: tuple[StopReason, ...] = ("completed", "pruned", "diverged", "fail
 STARTED = "started"  # a launcher opened the run: versions, number of trials by arm
 PROPOSED = "proposed"  # a trial was drawn: number, arm, draw, config
 EPOCH = "epoch"  # a trial reported an epoch
+SPARED = "spared"  # a trial that is never pruned was told to stop, for the first time
 STOPPED = "stopped"  # a trial ended, with its reason
 RETRIED = "retried"  # a trial broke and was started again
 EXTENDED = "extended"  # trials were added to every arm

@@ -1,55 +1,18 @@
-"""What to try next: Optuna's samplers behind Ray's Searcher interface.
-
-A proposal is a pure function of the search's seed, its number and the finished trials before it. No sampler lives
-from one proposal to the next, so a search that was resumed proposes what it would have proposed undisturbed.
-"""
+"""Proposes trials to Ray: which arm is next, and a draw for it from `proposals`."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import optuna
-from optuna.trial import FrozenTrial, create_trial
-from optuna.trial import TrialState as OptunaState
 from ray.tune.search import Searcher
 
 from kd_tune import records
-from kd_tune.config import SamplerConfig, SearchConfig
+from kd_tune.config import SearchConfig
 from kd_tune.ledger import Run, RunState, TrialState
+from kd_tune.proposals import propose
 from kd_tune.records import METRIC, derive_seed
 from kd_tune.space import Draw, Space
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-def propose(
-    space: Space,
-    finished: Sequence[TrialState],
-    index: int,
-    config: SamplerConfig,
-    seed: int,
-    points: Sequence[Draw] = (),
-) -> Draw:
-    """The next draw of an arm.
-
-    Args:
-        space: what to draw from.
-        finished: the arm's trials that have ended, in the order of proposals; those that failed are passed over.
-        index: proposals of this arm so far.
-        config: which sampler, and its settings.
-        seed: of this one proposal.
-        points: draws to start from; what one leaves out is drawn.
-    """
-    if config.name == "grid":
-        cells = space.grid()
-        return cells[index % len(cells)]
-    study = optuna.create_study(direction="maximize", sampler=_sampler(config, seed))
-    study.add_trials([_to_optuna(space, trial) for trial in finished if trial.end != "failed"])
-    if index < len(points):
-        study.enqueue_trial(points[index])
-    return space.suggest(study.ask())
 
 
 def next_arm(state: RunState) -> str | None:
@@ -118,36 +81,3 @@ class RunSearcher(Searcher):
         )
         self._run.record(records.PROPOSED, trial=number, arm=arm, draw=draw, config=self._spaces[arm].fill(draw))
         return state.trials[number]
-
-
-def _sampler(config: SamplerConfig, seed: int) -> optuna.samplers.BaseSampler:
-    seed %= 2**32
-    if config.name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    # Every flag is set: Optuna 5's defaults (multivariate, constant liar) search worse than random under pruning.
-    return optuna.samplers.TPESampler(
-        n_startup_trials=config.num_startup_trials,
-        n_ei_candidates=24,
-        multivariate=False,
-        group=False,
-        constant_liar=False,
-        seed=seed,
-    )
-
-
-def _to_optuna(space: Space, trial: TrialState) -> FrozenTrial:
-    """A finished trial as Optuna knows it: pruned where it was pruned.
-
-    A diverged trial is told as pruned with a NaN: TPE passes over failures, but must learn to keep away.
-    """
-    values = {epoch: math.nan if row[METRIC] is None else row[METRIC] for epoch, row in trial.rows.items()}
-    if trial.end == "diverged":
-        values[trial.epoch] = math.nan
-    completed = trial.end == "completed"
-    return create_trial(
-        state=OptunaState.COMPLETE if completed else OptunaState.PRUNED,
-        value=trial.value if completed else None,
-        params=trial.draw,
-        distributions=space.distributions(trial.draw),
-        intermediate_values=values,
-    )

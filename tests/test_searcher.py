@@ -12,8 +12,9 @@ from optuna.trial import TrialState as OptunaState
 
 from kd_tune.config import Choice, FloatRange, SamplerConfig, SchedulerConfig, SearchConfig
 from kd_tune.ledger import Run, RunState, TrialState
+from kd_tune.proposals import _to_optuna, propose
 from kd_tune.scheduler import Referee, RunScheduler
-from kd_tune.searcher import RunSearcher, _to_optuna, next_arm, points_of_arm, propose
+from kd_tune.searcher import RunSearcher, next_arm, points_of_arm
 from kd_tune.space import Space, contains
 from tests.searches import toy_manifest
 
