@@ -16,9 +16,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from kd_tune.models.sizes import check_size
+
 BIAS_SCALE = 8.0
 LOGIT_SCALE = 1 / 9
 WHITENING_EPSILON = 5e-4
+SMALLEST = 9  # pixels a side: whitening leaves 8, which the blocks halve three times
 _PATCH = 2
 
 Width = Annotated[float, Field(gt=0)]
@@ -76,13 +79,13 @@ def compact(num_classes: int = 10, in_channels: int = 3, image_size: int = 32, w
 
     `width` multiplies every block's channels: narrow ones make weaker teachers, which small students may prefer.
     """
-    _check_size("compact", image_size)
+    check_size("compact", image_size, SMALLEST)
     return Compact(num_classes, in_channels, _scaled((64, 256, 256), width))
 
 
 def digits(num_classes: int = 10, in_channels: int = 1, image_size: int = 32, width: Width = 1.0) -> nn.Module:
     """Blocks of 16, 32 and 64 channels, times `width`, for digits and other small grey images."""
-    _check_size("digits", image_size)
+    check_size("digits", image_size, SMALLEST)
     return Compact(num_classes, in_channels, _scaled((16, 32, 64), width))
 
 
@@ -107,8 +110,3 @@ def _conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
     convolution = nn.Conv2d(in_channels, out_channels, 3, padding="same", bias=False)
     nn.init.dirac_(convolution.weight[:in_channels].data)
     return convolution
-
-
-def _check_size(name: str, image_size: int) -> None:
-    if image_size < 9:
-        raise ValueError(f"{name} needs images of at least 9 x 9 pixels, not {image_size}")

@@ -7,7 +7,10 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
+from kd_tune.models.sizes import check_size
+
 KERNEL = 5
+SMALLEST = 16  # pixels a side: one is left after both poolings
 
 
 class StudentNet(nn.Module):
@@ -31,9 +34,8 @@ class StudentNet(nn.Module):
         width: Annotated[float, Field(gt=0)] = 1.0,
     ) -> None:
         super().__init__()
+        check_size("studentnet", image_size, SMALLEST)
         side = _after_pool(_after_pool(image_size))
-        if side < 1:
-            raise ValueError(f"studentnet needs images of at least 16 x 16 pixels, not {image_size}")
         c1, c2, f1, f2 = (max(1, round(units * width)) for units in (6, 16, 120, 84))
         self.conv1 = nn.Conv2d(in_channels, c1, KERNEL)
         self.conv2 = nn.Conv2d(c1, c2, KERNEL)
