@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor, nn
@@ -27,7 +26,8 @@ from kd_tune.models import StartsFromImages
 from kd_tune.models.cost import multiply_adds
 from kd_tune.records import TeacherPlace, derive_seed
 from kd_tune.teacher import Teacher, evaluation_batch
-from kd_tune.teacher_import import CHANCE_ERRORS, import_teacher
+from kd_tune.teacher_diagnosis import chance_of
+from kd_tune.teacher_import import import_teacher
 from kd_tune.teacher_training import recipe, train_teacher
 from kd_tune.trial_data import TrialData, best_device
 from kd_tune.watch import duration, progress
@@ -253,9 +253,9 @@ def _warn(name: str, found: PreparedTeacher, dataset: Dataset, console: Console)
             f"teacher: {name} learnt from images that this search selects on; its own accuracy there says nothing, "
             "and students that copy it may look better than they are"
         )
-    chance = float(np.bincount(dataset.val.labels).max() / len(dataset.val))
-    if found.val_accuracy <= chance + CHANCE_ERRORS * (chance * (1 - chance) / len(dataset.val)) ** 0.5:
+    chance = chance_of(dataset.val.labels)
+    if chance.explains(found.val_accuracy):
         console.print(
             f"teacher: {name} gets {found.val_accuracy:.2%} of this search's validation images right, no better than "
-            f"chance ({chance:.2%}); are its images, its classes or their order other ones?"
+            f"chance ({chance.accuracy:.2%}); are its images, its classes or their order other ones?"
         )

@@ -25,6 +25,7 @@ TRIED_ON = 500  # validation images: a gain of 3 to 4 points is told from chance
 MIN_GAIN = 0.02  # below it, a cause is no explanation
 MIN_Z = 4.0  # standard errors of the difference on the same images; some ten causes are tried
 BATCH = 100
+CHANCE_ERRORS = 3.0  # standard errors above chance that a teacher must reach: one guesser in 700 does
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,29 @@ class Cause:
 
     def __str__(self) -> str:
         return f"{self.text} ({self.accuracy:.1%} in place of {self.before:.1%} on {self.num_images} validation images)"
+
+
+@dataclass(frozen=True)
+class Chance:
+    """What a guesser gets right on some images: always the commonest class.
+
+    Attributes:
+        accuracy: its share of them, 0 to 1.
+        error: the standard error of that.
+    """
+
+    accuracy: float
+    error: float
+
+    def explains(self, accuracy: float) -> bool:
+        """Whether a guesser could have got so many right."""
+        return accuracy <= self.accuracy + CHANCE_ERRORS * self.error
+
+
+def chance_of(labels: np.ndarray) -> Chance:
+    """What a guesser gets right on images with these labels `[M]`."""
+    commonest = float(np.bincount(labels).max() / len(labels))
+    return Chance(commonest, math.sqrt(commonest * (1 - commonest) / len(labels)))
 
 
 def diagnose(

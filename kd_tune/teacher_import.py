@@ -7,7 +7,6 @@ So accuracy on the validation images decides, before anything is written.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from kd_tune.manifest import hardware, versions
 from kd_tune.models import TEACHERS
 from kd_tune.models.published import OLDER_VGG_STD, PUBLISHED, Published
 from kd_tune.teacher import InputShape, Normalisation, Teacher, TeacherRecord
-from kd_tune.teacher_diagnosis import BATCH, diagnose
+from kd_tune.teacher_diagnosis import BATCH, chance_of, diagnose
 from kd_tune.trial_data import best_device
 from kd_tune.user_code import is_reference
 from kd_tune.watch import progress
@@ -35,7 +34,6 @@ from kd_tune.weights_file import read_state_dict
 # points and a validation split of 5,000 images one of 0.35; the published teachers have seen that split and lie near
 # 100 %. The mistakes that are looked for cost from several points to nearly all.
 TOLERANCE = 0.02
-CHANCE_ERRORS = 3.0  # standard errors above chance that other weights must reach: one guesser in 700 does
 POOLED = 49  # pixels of the 7 x 7 pooling that older VGG weights had before their first linear layer
 NAMED_KEYS = 3
 NO_CAUSE = (
@@ -191,11 +189,10 @@ def _objection(accuracy: float, dataset: Dataset, published: Published | None) -
         if accuracy >= published.accuracy - TOLERANCE:
             return None
         return f"more than {TOLERANCE * 100:.0f} points below the published {published.accuracy:.2%}"
-    chance = float(np.bincount(dataset.val.labels).max() / len(dataset.val))  # always the commonest class
-    error = math.sqrt(chance * (1 - chance) / len(dataset.val))
-    if accuracy > chance + CHANCE_ERRORS * error:
+    chance = chance_of(dataset.val.labels)
+    if not chance.explains(accuracy):
         return None
-    return f"no better than chance ({chance:.2%}, give or take {error:.2%})"
+    return f"no better than chance ({chance.accuracy:.2%}, give or take {chance.error:.2%})"
 
 
 def _provenance(file: Path, generation: str, published: Published | None, problems: list[str]) -> dict[str, Any]:
