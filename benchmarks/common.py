@@ -129,20 +129,15 @@ def temporary_cache() -> Iterator[Path]:
 
 def random_teacher(name: str, folder: Path, dataset: Dataset) -> Teacher:
     """A teacher with random weights, saved and loaded: as fast as a trained one."""
-    shape = {
-        "num_classes": dataset.num_classes,
-        "in_channels": dataset.in_channels,
-        "image_size": dataset.image_size,
-    }
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = build_network({"name": name}, **shape)
+        network = build_network({"name": name}, **dataset.input_shape)
     record = {
         "architecture": {"name": name},
-        "input": shape,
+        "input": dataset.input_shape,
         "class_names": list(dataset.class_names),
         "normalisation": dataset.normalisation,
-        "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint, "split": dataset.split},
+        "dataset": dataset.identity,
     }
     teacher.save(folder, network, record)
     return teacher.load(folder, dataset)

@@ -146,7 +146,7 @@ def load_dataset(section: Mapping[str, Any], source: Path | None) -> Dataset:
 
 def build_student(section: Mapping[str, Any], dataset: Dataset) -> nn.Module:
     """A student (or, as the student of its own training, a teacher) for a data set's images; seeds are the caller's."""
-    return build_network(section, dataset.num_classes, dataset.in_channels, dataset.image_size)
+    return build_network(section, **dataset.input_shape)
 
 
 def build_network(section: Mapping[str, Any], num_classes: int, in_channels: int, image_size: int) -> nn.Module:

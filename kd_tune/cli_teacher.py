@@ -109,7 +109,7 @@ def list_(
     allow_code: AllowOption = None,
 ) -> None:
     """What each network costs, what its authors published, and what the teachers in the cache reach."""
-    from kd_tune import teacher_list, teacher_training, user_code
+    from kd_tune import teacher, teacher_list, teacher_training, user_code
     from kd_tune.catalog import load_dataset
     from kd_tune.paths import cache_folder
 
@@ -118,7 +118,7 @@ def list_(
     if dataset is not None:
         source = teacher_training.known_source(dataset, data)
         if dataset != "cifar10":  # its shape is known: no need to have it
-            shape = teacher_list.shape_of(load_dataset({"name": dataset}, source))
+            shape = teacher.InputShape(**load_dataset({"name": dataset}, source).input_shape)
     make_console().print(teacher_list.render(teacher_list.rows(shape, dataset)))
     print(f"validation, test: of the teachers in {cache_folder() / 'teachers'}")
 

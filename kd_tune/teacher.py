@@ -198,11 +198,7 @@ def base_record(architecture: Mapping[str, Any], dataset: Dataset) -> dict[str, 
     """The part of `teacher.json` that every teacher for a data set has."""
     return {
         "architecture": dict(architecture),
-        "input": {
-            "num_classes": dataset.num_classes,
-            "in_channels": dataset.in_channels,
-            "image_size": dataset.image_size,
-        },
+        "input": dataset.input_shape,
         "class_names": list(dataset.class_names),
         "normalisation": dataset.normalisation,
     }

@@ -111,7 +111,7 @@ def _is_older_vgg(weights: Mapping[str, Tensor], network: nn.Module, image_size:
 
 def _build(file: Path, section: Mapping[str, Any], dataset: Dataset) -> tuple[nn.Module, str]:
     """The network with the file's weights, and their generation: `current`, or `older` VGG's."""
-    network = build_network(section, dataset.num_classes, dataset.in_channels, dataset.image_size)
+    network = build_network(section, **dataset.input_shape)
     weights = read_state_dict(file, section["name"])
     generation = "older" if _is_older_vgg(weights, network, dataset.image_size) else "current"
     if generation == "older":
@@ -158,10 +158,9 @@ def _candidate(
     normalisation: Mapping[str, list[float]],
 ) -> Teacher:
     """A teacher that is not on disk yet."""
-    shape = InputShape(num_classes=dataset.num_classes, in_channels=dataset.in_channels, image_size=dataset.image_size)
     record = TeacherRecord(
         architecture=dict(section),
-        input=shape,
+        input=InputShape(**dataset.input_shape),
         normalisation=Normalisation(mean=normalisation["mean"], std=normalisation["std"]),
         weights_sha256="",
     )
@@ -226,7 +225,7 @@ def _tell(kept: Teacher, published: Published | None, problems: list[str], conso
 def _record(candidate: Teacher, dataset: Dataset, predictions: np.ndarray) -> dict[str, Any]:
     return candidate.record.model_dump(exclude={"weights_sha256", "recipe", "imported"}) | {
         "class_names": list(dataset.class_names),
-        "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint, "split": dataset.split},
+        "dataset": dataset.identity,
         "val_accuracy": float((predictions == dataset.val.labels).mean()),
         "num_parameters": sum(parameter.numel() for parameter in candidate.network.parameters()),
         "hardware": hardware(),

@@ -12,7 +12,6 @@ from rich.table import Table
 
 from kd_tune import teacher
 from kd_tune.catalog import build_network
-from kd_tune.data import Dataset
 from kd_tune.errors import ConfigError
 from kd_tune.models import TEACHERS
 from kd_tune.models.cost import multiply_adds
@@ -51,11 +50,6 @@ class Row:
     test_accuracy: float | None = None
     folder: Path | None = None
     problem: str | None = None
-
-
-def shape_of(dataset: Dataset) -> InputShape:
-    """What a network for a data set is built for."""
-    return InputShape(num_classes=dataset.num_classes, in_channels=dataset.in_channels, image_size=dataset.image_size)
 
 
 def rows(shape: InputShape, dataset_name: str | None = None) -> list[Row]:

@@ -150,8 +150,7 @@ def _lay_start(work: Path, trial: Mapping[str, Any], dataset: Dataset, start: Te
         images_per_second=math.nan,
         num_parameters=count_parameters(start.network),
     )
-    facts = {"name": dataset.name, "fingerprint": dataset.fingerprint, "split": dataset.split}
-    record = {"trial": trial, "row": finite_or_none(asdict(row)), "dataset": facts}
+    record = {"trial": trial, "row": finite_or_none(asdict(row)), "dataset": dataset.identity}
     network = start.network.cpu()
     checkpoint.save(work / "epoch_0000", network, build_optimizer(trial["optimizer"], network), record)
 

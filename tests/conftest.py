@@ -93,7 +93,7 @@ def save_teacher() -> Callable[..., Path]:
         architecture = {"name": "digits"}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = build_network(architecture, dataset.num_classes, dataset.in_channels, dataset.image_size)
+            network = build_network(architecture, **dataset.input_shape)
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = 1.0  # the statistics of this batch alone
@@ -102,11 +102,7 @@ def save_teacher() -> Callable[..., Path]:
             network.train()((torch.from_numpy(dataset.train.images) / 255 - mean) / std)
         record = {
             "architecture": architecture,
-            "input": {
-                "num_classes": dataset.num_classes,
-                "in_channels": dataset.in_channels,
-                "image_size": dataset.image_size,
-            },
+            "input": dataset.input_shape,
             "normalisation": dataset.normalisation,
             "val_accuracy": None,
         }

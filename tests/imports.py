@@ -53,7 +53,7 @@ def fitted_weights(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = build_network({"name": name}, dataset.num_classes, dataset.in_channels, dataset.image_size)
+        network = build_network({"name": name}, **dataset.input_shape)
     if change is not None:
         change(network)
     for module in network.modules():

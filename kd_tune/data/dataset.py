@@ -129,6 +129,16 @@ class Dataset:
     def image_size(self) -> int:
         return int(self.train.images.shape[2])
 
+    @property
+    def input_shape(self) -> dict[str, int]:
+        """What a network for these images is built for, as every network takes it."""
+        return {"num_classes": self.num_classes, "in_channels": self.in_channels, "image_size": self.image_size}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Which data these are, for the records of what learnt from them."""
+        return {"name": self.name, "fingerprint": self.fingerprint, "split": self.split}
+
     @cached_property
     def normalisation(self) -> dict[str, list[float]]:
         """Mean and standard deviation of the training images by channel, in units of 0 to 1."""
