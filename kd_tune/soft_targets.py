@@ -27,7 +27,6 @@ from kd_tune.teacher import Answers, Teacher, evaluation_batch, file_name
 LOGITS = "logits.f16"
 VAL_LOGITS = "val_logits.npy"
 RECORD = "bank.json"
-BATCH = 500
 SAMPLE = 32
 SAMPLE_TOLERANCE = 0.02  # of the largest logit: float16 has 11 bits, and other batches and devices round differently
 FORMAT = 1
@@ -105,7 +104,7 @@ def fill(
             val = np.concatenate(
                 [
                     _ask(answers, dataset.val.images, at, 0, dataset, device)
-                    for at in range(0, len(dataset.val), _batch(dataset))
+                    for at in range(0, len(dataset.val), evaluation_batch(dataset.image_size))
                 ]
             )
             with written_whole(folder / VAL_LOGITS) as temporary, temporary.open("wb") as file:
@@ -209,7 +208,7 @@ def _append_views(
     row_bytes = 2 * num_classes
     # From a batch's start, so that every answer comes out of the batch that an undisturbed fill would have asked in:
     # a batch of another size may round differently.
-    batch = _batch(dataset)
+    batch = evaluation_batch(dataset.image_size)
     whole_views, rest = divmod(_rows_done(folder, num_classes), num_images)
     done = whole_views * num_images + rest // batch * batch
     with (folder / LOGITS).open("ab") as file:
@@ -233,17 +232,12 @@ def _rows_done(folder: Path, num_classes: int) -> int:
     return path.stat().st_size // (2 * num_classes) if path.exists() else 0
 
 
-def _batch(dataset: Dataset) -> int:
-    return min(BATCH, evaluation_batch(dataset.image_size))
-
-
 def _ask(
     answers: Answers, images: np.ndarray, start: int, view: int, dataset: Dataset, device: torch.device
 ) -> np.ndarray:
     """The teacher's float16 logits for one view of a batch of images."""
-    batch = torch.from_numpy(images[start : start + _batch(dataset)].copy()).to(
-        device
-    )  # mapped images may not be written to
+    asked = images[start : start + evaluation_batch(dataset.image_size)].copy()  # mapped images may not be written to
+    batch = torch.from_numpy(asked).to(device)
     if view:
         row = torch.from_numpy(view_table(dataset.flips)[view]).to(device)
         batch = apply_views(batch, row.expand(len(batch), 3))

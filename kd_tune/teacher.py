@@ -274,19 +274,28 @@ class Answers:
         return logits.float()
 
 
-def accuracy(teacher: Teacher, images: Images, device: torch.device, batch_size: int = 500) -> float:
+def accuracy(teacher: Teacher, images: Images, device: torch.device) -> float:
     """Share of images that the teacher classifies right, in plain evaluation of the clean image."""
-    return float((predict(teacher, images, device, batch_size) == images.labels).mean())
+    return float((predict(teacher, images, device) == images.labels).mean())
 
 
 def predict(
     teacher: Teacher,
     images: Images,
     device: torch.device,
-    batch_size: int = 500,
+    batch_size: int | None = None,
     advance: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """The class `[N]` that the teacher names for each image; `advance` is told images done and in all."""
+    """The class `[N]` that the teacher names for each image.
+
+    Args:
+        teacher: whom to ask.
+        images: N of them.
+        device: where the teacher answers.
+        batch_size: images at once; None: as many as `evaluation_batch` says.
+        advance: told images done and in all.
+    """
+    batch_size = batch_size or evaluation_batch(images.images.shape[-1])
     answers = Answers(teacher, device)
     predictions = []
     for start in range(0, len(images), batch_size):

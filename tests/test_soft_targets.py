@@ -30,7 +30,7 @@ BATCH = 32  # four batches a view, so that a kill can fall into any
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(soft_targets, "BATCH", BATCH)
+    monkeypatch.setattr(teacher, "EVALUATION_BATCH", BATCH)
 
 
 @pytest.fixture(scope="module")

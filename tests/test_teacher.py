@@ -181,14 +181,20 @@ def test_a_teacher_is_asked_in_its_own_normalisation(folder: Path, toy_dataset: 
 
 
 @pytest.mark.parametrize("batch_size", [5, 12, 500])
-def test_accuracy_is_the_share_of_images_classified_right(batch_size: int, folder: Path, toy_dataset: Dataset) -> None:
+def test_accuracy_is_the_share_of_images_classified_right(
+    batch_size: int, folder: Path, toy_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teacher, "EVALUATION_BATCH", batch_size)
     found = teacher.load(folder, toy_dataset)
     images = toy_dataset.val
     prediction = teacher.Answers(found, CPU)(torch.from_numpy(images.images)).argmax(-1).numpy()
     expected = sum(int(p == y) for p, y in zip(prediction, images.labels, strict=True)) / len(images)
-    assert teacher.accuracy(found, images, CPU, batch_size) == expected
+    assert teacher.accuracy(found, images, CPU) == expected
+    told: list[int] = []
+    teacher.predict(found, images, CPU, advance=lambda done, _: told.append(done))
+    assert told[0] == min(batch_size, len(images))
     as_labelled = Images(images.images, prediction)
-    assert teacher.accuracy(found, as_labelled, CPU, batch_size) == 1.0
+    assert teacher.accuracy(found, as_labelled, CPU) == 1.0
 
 
 def test_a_teacher_describes_itself_in_a_line(folder: Path, toy_dataset: Dataset) -> None:
