@@ -27,15 +27,19 @@ def permute(folder: Path, dataset: Dataset, views: int, seed: int) -> Path:
 
     Returns:
         Its folder, beside the other's.
+
+    Raises:
+        ConfigError: either bank is damaged.
     """
     original = read_fingerprint(folder)
-    bank = open_bank(folder, original, len(dataset.train), dataset.num_classes, views)
     fingerprint = hashlib.sha256(f"permuted/{original}/{seed}".encode()).hexdigest()[:16]
     target = folder.with_name(f"permuted-{fingerprint}")
     if not is_filled(target, views):
+        bank = open_bank(folder, original, len(dataset.train), dataset.num_classes, views)
         random = np.random.RandomState(seed)
         order, val_order = random.permutation(len(dataset.train)), random.permutation(len(dataset.val))
         write_bank(target, fingerprint, (view[order] for view in bank.logits), bank.val_logits[val_order])
+    open_bank(target, fingerprint, len(dataset.train), dataset.num_classes, views)
     return target
 
 
@@ -50,7 +54,7 @@ def from_file(path: Path, dataset: Dataset, views: int) -> Path:
 
     Raises:
         ConfigError: not such a file, another number of images or classes, too few views, or numbers that are not finite
-            in float16.
+            in float16; or the bank is damaged.
     """
     logits = _read_logits(path, dataset, views)
     with path.open("rb") as file:
@@ -60,6 +64,7 @@ def from_file(path: Path, dataset: Dataset, views: int) -> Path:
     if not is_filled(target, views):
         train = (_to_half(view[dataset.train_positions], path) for view in logits)
         write_bank(target, fingerprint, train, _to_half(logits[0, dataset.val_positions], path))
+    open_bank(target, fingerprint, len(dataset.train), dataset.num_classes, views)
     return target
 
 

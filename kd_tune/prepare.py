@@ -166,7 +166,7 @@ def _from_network(
             bank = derived_banks.permute(bank, dataset, views, permutation["permuted_by"])
         place = TeacherPlace(bank=str(bank.resolve()))
         fingerprint = soft_targets.read_fingerprint(bank)
-        right = _bank_accuracy(bank, fingerprint, dataset, views)
+        right = _bank_accuracy(bank, fingerprint, dataset)
     return PreparedTeacher(
         place=place,
         fingerprint=fingerprint,
@@ -182,15 +182,15 @@ def _from_file(section: Mapping[str, Any], dataset: Dataset, views: int, console
     """A teacher of which there is a file of logits and nothing else."""
     bank = derived_banks.from_file(Path(os.path.expanduser(section["file"])), dataset, views)
     fingerprint = soft_targets.read_fingerprint(bank)
-    right = _bank_accuracy(bank, fingerprint, dataset, views)
+    right = _bank_accuracy(bank, fingerprint, dataset)
     console.print(f"teacher: logits from {section['file']}, validation accuracy {right:.2%}; {views} views in {bank}")
     record = {"logits": str(section["file"])}
     return PreparedTeacher(TeacherPlace(bank=str(bank.resolve())), fingerprint, right, None, None, None, record)
 
 
-def _bank_accuracy(bank: Path, fingerprint: str, dataset: Dataset, views: int) -> float:
-    """Share of the validation images that a bank's clean answers classify right."""
-    opened = soft_targets.open_bank(bank, fingerprint, len(dataset.train), dataset.num_classes, views)
+def _bank_accuracy(bank: Path, fingerprint: str, dataset: Dataset) -> float:
+    """Share of the validation images that a bank's clean answers classify right; its views were checked before."""
+    opened = soft_targets.open_bank(bank, fingerprint, len(dataset.train), dataset.num_classes, views=1)
     return float((opened.val_logits.argmax(-1) == dataset.val.labels).mean())
 
 

@@ -105,6 +105,21 @@ def test_a_permuted_bank_grows_with_the_real_one(digits: PreparedTeacher, toy_da
     assert (bank_of(more, toy_dataset, VIEWS + 2).logits[:VIEWS] == few).all()
 
 
+@pytest.mark.parametrize("name", ["permuted", "logits"])
+def test_a_damaged_bank_of_answers_dealt_out_or_read_is_refused_before_a_search(
+    name: str, digits: PreparedTeacher, tmp_path: Path, toy_dataset: Dataset
+) -> None:
+    np.save(tmp_path / "logits.npy", np.ones((VIEWS, 120, 3)))
+    section = {"permuted": {"of": "digits"}, "logits": {"file": str(tmp_path / "logits.npy")}}[name] | {"name": name}
+    found = prepared(toy_dataset, section)[name]
+    assert found.place.bank is not None
+    stored = np.memmap(Path(found.place.bank) / soft_targets.LOGITS, np.uint8, "r+")
+    stored[-1] ^= 1  # of the last view
+    stored.flush()
+    with pytest.raises(ConfigError, match=f"view {VIEWS - 1} of the bank is damaged"):
+        prepared(toy_dataset, section)
+
+
 def test_a_random_teacher_has_first_weights_that_follow_from_its_seed(toy_dataset: Dataset) -> None:
     found = {
         seed: prepared(toy_dataset, {"name": "random", "network": "digits", "seed": seed})["random"] for seed in (0, 1)
