@@ -97,13 +97,10 @@ def _check_together(trial: Mapping[str, Any]) -> Iterator[tuple[PathKeys, str]]:
         if live and section["name"] in ("permuted", "logits"):
             yield (*path, "mode"), f"{section['name']} has stored answers only; it cannot be live"
         if transformed and not live:
-            yield (
-                path,
-                (
-                    "stored answers are about the views alone; with trial.training.transform a teacher needs "
-                    "mode: live, which asks it in every step"
-                ),
+            problem = (
+                "stored answers are about the views alone; with trial.training.transform a teacher needs mode: live"
             )
+            yield path, f"{problem}, which asks it in every step"
 
 
 def _check_weights(section: Mapping[str, Any], path: PathKeys) -> Iterator[tuple[PathKeys, str]]:

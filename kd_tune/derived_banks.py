@@ -71,7 +71,7 @@ def from_file(path: Path, dataset: Dataset, views: int) -> Path:
 def _read_logits(path: Path, dataset: Dataset, views: int) -> np.ndarray:
     """`[V, N, C]`, mapped from the file; ConfigError if it is not about these images or views."""
     try:
-        logits = np.load(path, mmap_mode="r", allow_pickle=False)
+        logits: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ConfigError(f"{path}: cannot be read as .npy: {error}") from None
     num_images = dataset.num_before_split
@@ -88,8 +88,7 @@ def _read_logits(path: Path, dataset: Dataset, views: int) -> np.ndarray:
         raise ConfigError(
             f"{path}: holds {len(logits)} views, but trial.training.views is {views}; lower that, or add the views"
         )
-    views_first: np.ndarray = logits
-    return views_first
+    return logits
 
 
 def _to_half(logits: np.ndarray, path: Path) -> np.ndarray:

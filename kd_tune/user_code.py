@@ -84,12 +84,11 @@ def load(reference: str) -> Callable[..., Any]:
         raise ConfigError(
             f"'{reference}': {module_name} cannot be imported: {type(error).__name__}: {error}"
         ) from error
-    found: Any = getattr(module, attribute, None)
+    found: Callable[..., Any] | None = getattr(module, attribute, None)
     if not callable(found):
         near = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
         raise ConfigError(f"'{reference}': {module_name} has no callable {attribute}; it has: {', '.join(near)}")
-    loaded: Callable[..., Any] = found
-    return loaded
+    return found
 
 
 def search_path() -> tuple[str, ...]:
