@@ -7,6 +7,7 @@ le=1)]`), checked by pydantic: for a value, for both ends of a range, and for ev
 from __future__ import annotations
 
 import inspect
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,13 +56,20 @@ _OF_TEACHERS: tuple[tuple[str, Any], ...] = (
     ("normalisation", dict[Literal["mean", "std"], list[float]]),  # that a file's weights were trained with
     ("mode", Literal["bank", "live"]),
 )
+_NETWORKS = Table("network", ChainMap(TEACHERS, STUDENTS), open=True)  # which lists the last first
+_NETWORKS_OF_TEACHERS = Table("teacher", TEACHERS, open=True)
+_TRANSFORMS = Table("transform", TRANSFORMS, open=True)
 TABLES: dict[str, Table] = {
     "dataset": Table("data set", DATASETS, frozenset({"source"}), fixed=True),
     "teacher": Table("teacher", {**TEACHERS, **DERIVED}, _IMAGE, _OF_TEACHERS, fixed=True, open=True),
-    "student": Table("student", {**STUDENTS, **TEACHERS}, _IMAGE, open=True),
+    "student": Table("student", _NETWORKS.entries, _IMAGE, open=True),
     "objective": Table("objective", OBJECTIVES, _IMAGE, open=True),
     "optimizer": Table("optimizer", OPTIMIZERS, frozenset({"parameters"})),
 }
+_STORED_ONLY = (
+    "stored answers are about the views alone; with trial.training.transform a teacher needs mode: live, which asks it "
+    "in every step"
+)
 _FIXED_TRAINING = ("num_epochs", "views", "transform")  # rungs, the bank and its teacher are common to all trials
 
 
@@ -97,10 +105,7 @@ def _check_together(trial: Mapping[str, Any]) -> Iterator[tuple[PathKeys, str]]:
         if live and section["name"] in ("permuted", "logits"):
             yield (*path, "mode"), f"{section['name']} has stored answers only; it cannot be live"
         if transformed and not live:
-            problem = (
-                "stored answers are about the views alone; with trial.training.transform a teacher needs mode: live"
-            )
-            yield path, f"{problem}, which asks it in every step"
+            yield path, _STORED_ONLY
 
 
 def _check_weights(section: Mapping[str, Any], path: PathKeys) -> Iterator[tuple[PathKeys, str]]:
@@ -150,10 +155,10 @@ def build_network(section: Mapping[str, Any], num_classes: int, in_channels: int
     """The network that a section names: one of STUDENTS or TEACHERS, or the user's own.
 
     Raises:
-        ConfigError: the network cannot be built for such images, or is code that was not allowed.
+        ConfigError: unknown, cannot be built for such images, or code that was not allowed.
     """
     name = section["name"]
-    entry = user_code.load(name) if user_code.is_reference(name) else (STUDENTS | TEACHERS)[name]
+    entry = _find(name, _NETWORKS)
     try:
         network = entry(num_classes=num_classes, in_channels=in_channels, image_size=image_size, **_arguments(section))
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # torch's, where a layer is impossibly large
@@ -174,10 +179,10 @@ def build_objective(section: Mapping[str, Any], dataset: Dataset) -> Objective:
         ConfigError: it cannot be built, or is code that was not allowed.
     """
     name = section["name"]
+    entry = _find(name, TABLES["objective"])
     if not user_code.is_reference(name):
-        objective: Objective = OBJECTIVES[name](**_arguments(section))
+        objective: Objective = entry(**_arguments(section))
         return objective
-    entry = user_code.load(name)
     known = {key: getattr(dataset, key) for key in _IMAGE & inspect.signature(entry).parameters.keys()}
     try:
         objective = entry(**known, **_arguments(section))
@@ -195,9 +200,7 @@ def find_transform(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
     Raises:
         ConfigError: unknown, or code that was not allowed.
     """
-    if user_code.is_reference(name):
-        return user_code.load(name)
-    return TRANSFORMS[name]
+    return _find(name, _TRANSFORMS)
 
 
 def build_optimizer(section: Mapping[str, Any], network: nn.Module) -> torch.optim.Optimizer:
@@ -275,9 +278,7 @@ def _check_derived(section: Mapping[str, Any], path: PathKeys) -> Iterator[tuple
     name = section.get(key) if key else None
     if key and isinstance(name, str):
         try:
-            user_code.load(name) if user_code.is_reference(name) else TEACHERS[name]
-        except KeyError:
-            yield (*path, key), f"unknown teacher '{name}'; {known_names(name, TEACHERS)}"
+            _find(name, _NETWORKS_OF_TEACHERS)
         except ConfigError as error:
             yield (*path, key), str(error)
 
@@ -297,7 +298,7 @@ def _check_training(training: Any) -> Iterator[tuple[PathKeys, str]]:
             yield (*path, key), text
         if key == "transform" and isinstance(leaf, str):
             try:
-                _find(leaf, Table("transform", TRANSFORMS, open=True))
+                find_transform(leaf)
             except ConfigError as error:
                 yield (*path, key), str(error)
     if "num_epochs" not in training:
