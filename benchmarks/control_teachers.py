@@ -57,7 +57,7 @@ def main() -> None:
         for name, section in TEACHERS.items():
             trial = {"teacher": section, "dataset": DATASET, "training": {"views": VIEWS}}
             found = prepare(trial, dataset, None, Console())[name]
-            data[name], facts[name] = _data(found, dataset), found.val_accuracy
+            data[name], facts[name] = _data(found, dataset), found.facts.val_accuracy
         alone = {
             name: _train_seeds({"name": "hinton", "alpha": 1.0, "temperature": 4.0}, 0.05, data[name], arguments, name)
             for name in ("digits", "permuted")

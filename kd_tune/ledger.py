@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,13 +37,16 @@ class Fingerprints(Record):
     teachers: dict[str, str]
 
 
-def is_control(record: Mapping[str, Any]) -> bool:
-    """Whether a teacher's record says that it knows nothing on purpose."""
-    return bool(record.get("untrained")) or "permuted_by" in record
-
-
 class TeacherFacts(Record):
-    """One of a run's teachers; `prepare.PreparedTeacher` says what the fields mean."""
+    """One of a run's teachers.
+
+    Attributes:
+        val_accuracy: of its clean answers, on this search's validation images.
+        num_parameters: of its network; None if there is none here.
+        multiply_adds: of its network for one image; likewise.
+        knows_validation_images: whether it learnt from images that this search selects on; None if nobody knows.
+        record: how it came to be.
+    """
 
     val_accuracy: float
     num_parameters: int | None
@@ -54,7 +57,7 @@ class TeacherFacts(Record):
     @property
     def is_control(self) -> bool:
         """Whether it knows nothing on purpose."""
-        return is_control(self.record)
+        return bool(self.record.get("untrained")) or "permuted_by" in self.record
 
 
 class Manifest(Record):

@@ -21,7 +21,7 @@ from kd_tune.config import branch_name
 from kd_tune.data import Dataset
 from kd_tune.engine import count_parameters
 from kd_tune.errors import ConfigError
-from kd_tune.ledger import is_control
+from kd_tune.ledger import TeacherFacts
 from kd_tune.models import StartsFromImages
 from kd_tune.models.cost import multiply_adds
 from kd_tune.records import TeacherPlace, derive_seed
@@ -40,20 +40,12 @@ class PreparedTeacher:
     Attributes:
         place: where its answers are.
         fingerprint: of all that its answers follow from.
-        val_accuracy: of its clean answers, on this search's validation images.
-        num_parameters: of its network; None if there is none here.
-        multiply_adds: of its network for one image; likewise.
-        knows_validation_images: whether it learnt from images that this search selects on; None if nobody knows.
-        record: how it came to be.
+        facts: what the run's manifest says of it.
     """
 
     place: TeacherPlace
     fingerprint: str
-    val_accuracy: float
-    num_parameters: int | None
-    multiply_adds: int | None
-    knows_validation_images: bool | None
-    record: dict[str, Any]
+    facts: TeacherFacts
 
 
 def prepare(
@@ -75,7 +67,7 @@ def prepare(
             prepared[name] = _from_file(section, dataset, views, console)
         else:
             prepared[name] = _from_network(section, trial["dataset"], dataset, views, source, console)
-        _warn(name, prepared[name], dataset, console)
+        _warn(name, prepared[name].facts, dataset, console)
     return prepared
 
 
@@ -167,15 +159,14 @@ def _from_network(
         place = TeacherPlace(bank=str(bank.resolve()))
         fingerprint = soft_targets.read_fingerprint(bank)
         right = _bank_accuracy(bank, fingerprint, dataset)
-    return PreparedTeacher(
-        place=place,
-        fingerprint=fingerprint,
+    facts = TeacherFacts(
         val_accuracy=right,
         num_parameters=count_parameters(found.network),
         multiply_adds=multiply_adds(found.network, dataset.in_channels, dataset.image_size),
         knows_validation_images=teacher.knows_validation_images(found.record, dataset),
         record=found.record.model_dump(exclude={"weights_sha256"}) | permutation,
     )
+    return PreparedTeacher(place, fingerprint, facts)
 
 
 def _from_file(section: Mapping[str, Any], dataset: Dataset, views: int, console: Console) -> PreparedTeacher:
@@ -184,8 +175,14 @@ def _from_file(section: Mapping[str, Any], dataset: Dataset, views: int, console
     fingerprint = soft_targets.read_fingerprint(bank)
     right = _bank_accuracy(bank, fingerprint, dataset)
     console.print(f"teacher: logits from {section['file']}, validation accuracy {right:.2%}; {views} views in {bank}")
-    record = {"logits": str(section["file"])}
-    return PreparedTeacher(TeacherPlace(bank=str(bank.resolve())), fingerprint, right, None, None, None, record)
+    facts = TeacherFacts(
+        val_accuracy=right,
+        num_parameters=None,
+        multiply_adds=None,
+        knows_validation_images=None,
+        record={"logits": str(section["file"])},
+    )
+    return PreparedTeacher(TeacherPlace(bank=str(bank.resolve())), fingerprint, facts)
 
 
 def _bank_accuracy(bank: Path, fingerprint: str, dataset: Dataset) -> float:
@@ -244,9 +241,9 @@ def _folder_of_weights(
     return folder
 
 
-def _warn(name: str, found: PreparedTeacher, dataset: Dataset, console: Console) -> None:
+def _warn(name: str, found: TeacherFacts, dataset: Dataset, console: Console) -> None:
     """Says what should make somebody doubt a teacher."""
-    if is_control(found.record):
+    if found.is_control:
         return
     if found.knows_validation_images:
         console.print(

@@ -40,7 +40,6 @@ from kd_tune.ledger import (
     Manifest,
     Run,
     RunState,
-    TeacherFacts,
     TrialState,
     already_there,
     checkpoints_of,
@@ -237,16 +236,7 @@ def _manifest(
         seed=file.search.seed,
         fingerprints=Fingerprints(data=dataset.fingerprint, teachers=_fingerprints(prepared)),
         dataset={"name": dataset.name, "split": dataset.split, "class_names": list(dataset.class_names)},
-        teachers={
-            name: TeacherFacts(
-                val_accuracy=found.val_accuracy,
-                num_parameters=found.num_parameters,
-                multiply_adds=found.multiply_adds,
-                knows_validation_images=found.knows_validation_images,
-                record=found.record,
-            )
-            for name, found in prepared.items()
-        },
+        teachers={name: found.facts for name, found in prepared.items()},
         versions=versions(),
         hardware=hardware(),
     )

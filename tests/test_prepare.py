@@ -76,10 +76,10 @@ def test_a_network_is_asked_about_every_view_and_measured_on_validation(
     bank = bank_of(digits, toy_dataset)
     assert bank.logits.shape == (VIEWS, 108, 3)
     found = teacher.load(teacher.folder_of({"name": "digits"}, toy_dataset), toy_dataset)
-    assert digits.val_accuracy == teacher.accuracy(found, toy_dataset.val, CPU)
-    assert digits.num_parameters == sum(value.numel() for value in found.network.parameters())
-    assert digits.multiply_adds is not None
-    assert digits.multiply_adds > 0
+    assert digits.facts.val_accuracy == teacher.accuracy(found, toy_dataset.val, CPU)
+    assert digits.facts.num_parameters == sum(value.numel() for value in found.network.parameters())
+    assert digits.facts.multiply_adds is not None
+    assert digits.facts.multiply_adds > 0
 
 
 def test_permuted_answers_are_the_real_ones_dealt_out_anew(digits: PreparedTeacher, toy_dataset: Dataset) -> None:
@@ -126,7 +126,7 @@ def test_a_random_teacher_has_first_weights_that_follow_from_its_seed(toy_datase
     }
     again = prepared(toy_dataset, {"name": "random", "network": "digits"})["random"]
     assert again.fingerprint == found[0].fingerprint != found[1].fingerprint
-    assert found[0].knows_validation_images is False
+    assert found[0].facts.knows_validation_images is False
 
 
 def test_a_file_of_logits_is_aligned_with_the_images_before_the_split(tmp_path: Path, toy_dataset: Dataset) -> None:
@@ -139,7 +139,8 @@ def test_a_file_of_logits_is_aligned_with_the_images_before_the_split(tmp_path: 
     assert (bank.logits[2, :, 2] == 2000).all()
     assert (bank.val_logits[:, 1] == -toy_dataset.val_positions).all()
     assert sorted([*toy_dataset.train_positions, *toy_dataset.val_positions]) == list(range(120))
-    assert (found.num_parameters, found.multiply_adds, found.knows_validation_images) == (None, None, None)
+    facts = found.facts
+    assert (facts.num_parameters, facts.multiply_adds, facts.knows_validation_images) == (None, None, None)
 
 
 def test_logits_of_the_labels_make_a_perfect_teacher_also_of_some_of_the_images(tmp_path: Path, toy_npz: Path) -> None:
@@ -148,7 +149,7 @@ def test_logits_of_the_labels_make_a_perfect_teacher_also_of_some_of_the_images(
     np.save(tmp_path / "logits.npy", np.eye(3)[labels])
     dataset = npz(toy_npz, num_train=50)
     found = prepared(dataset, {"name": "logits", "file": str(tmp_path / "logits.npy")}, views=1)["logits"]
-    assert found.val_accuracy == 1.0
+    assert found.facts.val_accuracy == 1.0
     assert (bank_of(found, dataset, 1).logits[0].argmax(-1) == dataset.train.labels).all()
 
 
@@ -157,7 +158,8 @@ def test_mnist5k_logits_are_counted_without_its_test_images(tmp_path: Path) -> N
     labels = np.empty(4000, np.int64)
     labels[dataset.train_positions], labels[dataset.val_positions] = dataset.train.labels, dataset.val.labels
     np.save(tmp_path / "logits.npy", np.eye(10, dtype=np.float32)[labels])
-    assert prepared(dataset, {"name": "logits", "file": str(tmp_path / "logits.npy")}, 1)["logits"].val_accuracy == 1.0
+    found = prepared(dataset, {"name": "logits", "file": str(tmp_path / "logits.npy")}, views=1)["logits"]
+    assert found.facts.val_accuracy == 1.0
 
 
 @pytest.mark.parametrize(
@@ -210,7 +212,7 @@ def test_a_live_teacher_says_what_its_bank_says(digits: PreparedTeacher, toy_dat
     """The same views, asked in every step: what differs is that a bank holds float16."""
     (live,) = prepared(toy_dataset, {"name": "digits", "mode": "live"}).values()
     assert live.place == TeacherPlace(live=str(teacher.folder_of({"name": "digits"}, toy_dataset)))
-    assert live.val_accuracy == digits.val_accuracy
+    assert live.facts.val_accuracy == digits.facts.val_accuracy
     found = teacher.load(Path(str(live.place.live)), toy_dataset)
     stored = TrialData(toy_dataset, bank_of(digits, toy_dataset), CPU)
     asked = TrialData(toy_dataset, None, CPU, found)
@@ -328,9 +330,9 @@ def weights_file(tmp_path: Path, learnt: nn.Module) -> Path:
 def test_a_file_of_weights_is_imported_once(weights_file: Path, toy_dataset: Dataset) -> None:
     section = {"name": "digits", "weights": str(weights_file), "label": "mine"}
     found = prepared(toy_dataset, section)["mine"]
-    assert found.val_accuracy > 0.8
-    assert found.record["imported"]["file"] == "mine.safetensors"
-    assert found.knows_validation_images is None
+    assert found.facts.val_accuracy > 0.8
+    assert found.facts.record["imported"]["file"] == "mine.safetensors"
+    assert found.facts.knows_validation_images is None
     said = io.StringIO()
     whole = {"teacher": section, "dataset": DATA, "training": {"views": VIEWS}}
     again = prepare.prepare(whole, toy_dataset, None, Console(file=said, width=400))["mine"]
@@ -345,7 +347,7 @@ def test_weights_are_read_in_the_normalisation_that_they_were_trained_with(
     plain = prepared(toy_dataset, section)["digits"]
     normalisation = {"mean": [0.5], "std": [0.25]}
     other = prepared(toy_dataset, section | {"normalisation": normalisation})["digits"]
-    assert other.record["normalisation"] == normalisation
+    assert other.facts.record["normalisation"] == normalisation
     assert other.fingerprint != plain.fingerprint
 
 
