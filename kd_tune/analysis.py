@@ -56,30 +56,22 @@ def by_teacher(tables: RunTables) -> pd.DataFrame:
     """
     columns = ["teacher", "control", "teacher_accuracy", "teacher_parameters", "teacher_multiply_adds"]
     columns += ["num_parameters", "trials", METRIC, "epoch", "number"]
-    teachers = tables.manifest.teachers
+    facts = teachers(tables)
     trials = usable(tables)
-    if len(teachers) < 2 or "teacher" not in trials:
+    if len(facts) < 2 or "teacher" not in trials:
         return pd.DataFrame(columns=columns)
     groups = trials[trials["arm"] == DISTIL].groupby(["teacher", "num_parameters"], as_index=False)
     table = groups.first().merge(groups.size().rename(columns={"size": "trials"}))
-    facts = pd.DataFrame(
-        {
-            "teacher": list(teachers),
-            "control": [fact.is_control for fact in teachers.values()],
-            "teacher_accuracy": [fact.val_accuracy for fact in teachers.values()],
-            "teacher_parameters": [fact.num_parameters for fact in teachers.values()],
-            "teacher_multiply_adds": [fact.multiply_adds for fact in teachers.values()],
-        }
-    )
     table = table.merge(facts, on="teacher").sort_values(["teacher_accuracy", "teacher", "num_parameters"])
     return table[columns].reset_index(drop=True)
 
 
 def teachers(tables: RunTables) -> pd.DataFrame:
-    """The teachers of a run: a row each, the most accurate first."""
+    """The teachers of a run, and whether they are controls, which know nothing: a row each, the most accurate first."""
     rows = [
         {
             "teacher": name,
+            "control": fact.is_control,
             "teacher_accuracy": fact.val_accuracy,
             "teacher_parameters": fact.num_parameters,
             "teacher_multiply_adds": fact.multiply_adds,
