@@ -20,6 +20,7 @@ from kd_tune.data import Dataset, npz
 from kd_tune.models import STUDENTS
 from kd_tune.paths import CACHE_VARIABLE
 from kd_tune.search import Launch, start
+from tests.imports import Weights, fitted_weights, load_toy, write_toy_cifar10
 from tests.searches import toy_search, write_search
 from tests.training import CPU, VIEWS, Forgetful
 
@@ -121,6 +122,24 @@ def bank_folder(
     folder = tmp_path_factory.mktemp("engine") / "bank"
     soft_targets.fill(folder, found, toy_dataset, VIEWS, CPU)
     return folder
+
+
+@pytest.fixture(scope="session")
+def toy_cifar10_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Coloured tiles in CIFAR-10's shape, with validation images of their own."""
+    return write_toy_cifar10(tmp_path_factory.mktemp("cifar10") / "toy.npz")
+
+
+@pytest.fixture(scope="session")
+def toy_cifar10(toy_cifar10_npz: Path) -> Dataset:
+    """They loaded as CIFAR-10."""
+    return load_toy(toy_cifar10_npz)
+
+
+@pytest.fixture(scope="session")
+def digits_weights(toy_cifar10: Dataset) -> Weights:
+    """Those of a small teacher that does well on them; nobody published a figure for it."""
+    return fitted_weights("digits", toy_cifar10, toy_cifar10.normalisation)
 
 
 @pytest.fixture

@@ -15,7 +15,10 @@ from kd_tune.catalog import build_network
 from kd_tune.data import Dataset, cifar10
 
 CLASSES = 10
+ORDER = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
 COUNTS = {"train": 200, "val": 100, "test": 20}
+
+Weights = dict[str, Tensor]
 
 
 def write_toy_cifar10(path: Path) -> Path:
@@ -42,7 +45,7 @@ def fitted_weights(
     dataset: Dataset,
     normalisation: Mapping[str, Any],
     change: Callable[[Any], None] | None = None,
-) -> dict[str, Tensor]:
+) -> Weights:
     """Weights of one of the TEACHERS that knows the training images when it is asked in this normalisation.
 
     Args:
@@ -72,6 +75,13 @@ def fitted_weights(
         network.eval()(images)
         _fit(last, features[0], torch.from_numpy(dataset.train.labels))
     return {key: value.clone() for key, value in network.state_dict().items()}
+
+
+def reordered(weights: Weights) -> Weights:
+    """As if the teacher had learnt with its classes in another order."""
+    last = [key for key in weights if key.endswith(".weight")][-1]
+    bias = last.replace("weight", "bias")
+    return weights | {last: weights[last][ORDER], bias: weights[bias][ORDER]}
 
 
 def _fit(last: nn.Linear, features: Tensor, labels: Tensor) -> None:
