@@ -1,4 +1,4 @@
-"""The commands: `kd-tune search`, `analyze`, `teacher`, `data`. Heavy imports happen inside them.
+"""The commands: `kd-tune search`, `analyze`, `record`, `replay`, `teacher`, `data`. Heavy imports happen inside them.
 
 Exit codes: 0 done, 1 internal error, 2 usage or configuration, 3 nothing usable, 75 stopped and can be resumed.
 """
@@ -8,16 +8,26 @@ from __future__ import annotations
 import os
 import re
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from kd_tune.cli_replay import record, replay
 from kd_tune.cli_teacher import teacher_app
 from kd_tune.errors import ConfigError
-from kd_tune.terminal import DONE, NOTHING, RESUMABLE, USAGE, AllowOption, DataOption, make_console, stoppable
+from kd_tune.terminal import (
+    DONE,
+    NOTHING,
+    RESUMABLE,
+    USAGE,
+    AllowOption,
+    DataOption,
+    make_console,
+    run_folder,
+    stoppable,
+)
 
 if TYPE_CHECKING:
     from kd_tune.ledger import RunState
@@ -34,6 +44,8 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Fetch data sets.")
 app.add_typer(teacher_app, name="teacher")
 app.add_typer(data_app, name="data")
+app.command()(record)
+app.command()(replay)
 
 SetOption = Annotated[
     list[str] | None,
@@ -82,9 +94,7 @@ def search(
         path = file or DEFAULT_SEARCH
         if file is None and not path.exists():
             raise ConfigError("name a search file: kd-tune search FILE.yaml")
-        folder = runs / (name or f"{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}")
-        if name is not None and not re.fullmatch(r"\w[\w.-]*", name):
-            raise ConfigError(f"--name {name}: letters, digits, '.', '_' and '-' only, and no '.' or '-' first")
+        folder = run_folder(runs, name, path)
         advice = f"go on with --resume {folder} if there is such a run by now, or else with the same command"
         with stoppable(advice):
             state = searching.start(load_search_file(path, overrides or [], num_trials), folder, launch, console)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from kd_tune import records
 from kd_tune.errors import ConfigError
@@ -238,6 +238,17 @@ def replay(folder: Path) -> RunState:
         except (KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{folder}: the ledger's event {event} cannot be followed: {error!r}") from None
     return state
+
+
+class Recorder(Protocol):
+    """What searcher and scheduler need of a run."""
+
+    @property
+    def state(self) -> RunState:
+        """What was recorded so far."""
+
+    def record(self, event: str, **fields: Any) -> None:
+        """Records an event, and folds it into the state."""
 
 
 class Run:

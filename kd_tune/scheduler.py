@@ -9,7 +9,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from kd_tune import records
 from kd_tune.config import SchedulerConfig
-from kd_tune.ledger import Event, Run
+from kd_tune.ledger import Event, Recorder, Run
 from kd_tune.records import METRIC, StopReason, select_metrics
 
 
@@ -94,7 +94,7 @@ class RunScheduler(FIFOScheduler):
         referee: has seen all earlier epochs of the run.
     """
 
-    def __init__(self, run: Run, referee: Referee) -> None:
+    def __init__(self, run: Recorder, referee: Referee) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._run = run
         self._referee = referee

@@ -9,7 +9,7 @@ from ray.tune.search import Searcher
 
 from kd_tune import records
 from kd_tune.config import SearchConfig
-from kd_tune.ledger import Run, RunState, TrialState
+from kd_tune.ledger import Recorder, RunState, TrialState
 from kd_tune.proposals import propose
 from kd_tune.records import METRIC, derive_seed
 from kd_tune.space import Draw, Space
@@ -39,7 +39,7 @@ class RunSearcher(Searcher):
         config: the `search` section.
     """
 
-    def __init__(self, run: Run, spaces: Mapping[str, Space], config: SearchConfig) -> None:
+    def __init__(self, run: Recorder, spaces: Mapping[str, Space], config: SearchConfig) -> None:
         super().__init__(metric=METRIC, mode="max")
         self._run = run
         self._spaces = spaces

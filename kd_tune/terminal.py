@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+
+from kd_tune.errors import ConfigError
 
 DONE, USAGE, NOTHING, RESUMABLE = 0, 2, 3, 75
 
@@ -32,6 +36,17 @@ def stoppable(advice: str) -> Iterator[None]:
     except KeyboardInterrupt:
         print(f"stopped; {advice}", file=sys.stderr)
         raise typer.Exit(RESUMABLE) from None
+
+
+def run_folder(runs: Path, name: str | None, file: Path) -> Path:
+    """Where a new run goes: `runs/NAME`, or the search file's name and the time.
+
+    Raises:
+        ConfigError: the name is not one for a folder.
+    """
+    if name is not None and not re.fullmatch(r"\w[\w.-]*", name):
+        raise ConfigError(f"--name {name}: letters, digits, '.', '_' and '-' only, and no '.' or '-' first")
+    return runs / (name or f"{file.stem}-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
 def make_console() -> Console:

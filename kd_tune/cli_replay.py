@@ -1,0 +1,117 @@
+"""The commands `kd-tune record` and `kd-tune replay`: evidence about searches, from recorded learning curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kd_tune.errors import ConfigError
+from kd_tune.terminal import DONE, RESUMABLE, AllowOption, DataOption, make_console, run_folder, stoppable
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from kd_tune.config import SearchConfig
+    from kd_tune.curve_table import CurveTable
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a leaf, for example search.scheduler.grace_period=1.", show_default=False),
+]
+
+
+def record(
+    out: Annotated[Path, typer.Option(help="The table, NAME.parquet; NAME.json is written beside it.")],
+    file: Annotated[Path | None, typer.Argument(help="The search file whose space is recorded.")] = None,
+    data: DataOption = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run [default: the file's name and the time].")] = None,
+    runs: Annotated[Path, typer.Option(help="Folder that holds runs.")] = Path("runs"),
+    overrides: SetOption = None,
+    num_trials: Annotated[int | None, typer.Option(min=1, help="Configurations, in place of the file's.")] = None,
+    address: Annotated[str | None, typer.Option(help="A running Ray cluster [default: this machine].")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this recording.", show_default=False)] = None,
+    allow_code: AllowOption = None,
+) -> None:
+    """Train random configurations to the end and keep their learning curves as a table, for `kd-tune replay`."""
+    from kd_tune import record as recording
+    from kd_tune import search, user_code
+    from kd_tune.config import load_search_file
+
+    user_code.allow(allow_code or [])
+    recording.check_target(out)
+    console = make_console()
+    launch = search.Launch(data, address)
+    if (file is None) == (resume is None):
+        raise ConfigError("name a search file to record, or a recording to go on with (--resume RUN)")
+    if resume is not None:
+        folder = resume
+        with stoppable(f"go on with: kd-tune record --resume {folder} --out {out}"):
+            state = search.resume(folder, launch, console)
+    else:
+        assert file is not None
+        folder = run_folder(runs, name, file)
+        with stoppable(f"go on with: kd-tune record --resume {folder} --out {out}"):
+            state = recording.record(load_search_file(file, overrides or [], num_trials), folder, launch, console)
+    left = len(state.unfinished()) + state.num_missing()
+    if left:
+        console.print(f"stopped; {left} configurations are left; go on with:")
+        console.print(f"  kd-tune record --resume {folder} --out {out}")
+        raise typer.Exit(RESUMABLE)
+    console.print(f"table: {recording.write_table(folder, out)}")
+    raise typer.Exit(DONE)
+
+
+def replay(
+    table: Annotated[Path, typer.Argument(help="A table that `kd-tune record` wrote.")],
+    overrides: SetOption = None,
+    num_trials: Annotated[int, typer.Option(min=1, help="Full budget: so many whole trainings.")] = 64,
+    workers: Annotated[int, typer.Option(min=1, help="Simulated trials at a time.")] = 8,
+    seeds: Annotated[int, typer.Option(min=2, help="Searches of each kind.")] = 50,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes of this machine.")] = 1,
+) -> None:
+    """Replay whole searches over recorded curves: this file's search settings beside random search and Ray's own."""
+    from kd_tune import curve_table, search_quality
+    from kd_tune.replay import Clock
+    from kd_tune.watch import progress
+
+    console = make_console()
+    recorded = curve_table.read(table)
+    contenders = {**search_quality.PEERS, "these settings": _settings(overrides or [], recorded)}
+    clock = Clock.of_trials(recorded, num_trials, workers)
+    with progress(console, "replay") as advance:
+        traces = search_quality.replay_all(recorded, contenders, clock, seeds, jobs, advance)
+    title = f"{seeds} searches of each kind, {workers} workers, budget {num_trials} whole trainings"
+    _show(search_quality.compare(traces, clock), title, console)
+
+
+def _settings(overrides: list[str], table: CurveTable) -> SearchConfig:
+    """The defaults of a `search` section, with overrides."""
+    from kd_tune.config import Source, override, parse_search_file
+    from kd_tune.space import to_raw
+
+    raw = {"search": {"sampler": {}, "scheduler": {}}, "trial": to_raw(table.file.trial)}
+    for text in overrides:
+        if not text.startswith("search."):
+            raise ConfigError(f"--set {text}: only settings under search can be replayed; the trial is the table's")
+        override(raw, text)
+    return parse_search_file(raw, Source("--set", {})).search
+
+
+def _show(comparison: pd.DataFrame, title: str, console: Console) -> None:
+    from rich.table import Table
+
+    target = comparison["target"][0]
+    grid = Table(title=f"{title}; target {target:.2%}", title_justify="left", box=None, pad_edge=False)
+    for column in ("search", "time to target", "reach it", "keep it", "at 1/4", "at 1/2", "at the end", "trials"):
+        grid.add_column(column, justify="left" if column == "search" else "right")
+    for row in comparison.to_dict("records"):
+        time_to = "never" if row["time"] > 1 else f"{row['time']:.3f}"
+        shares = [f"{row[name]:.0%}" for name in ("reach", "keep")]
+        scores = [f"{row[f'at_{share}']:.2%}" for share in ("0.25", "0.5", "1")]
+        grid.add_row(
+            row["search"], time_to, *shares, *scores, f"{row['trials']:.0f}"
+        )
+    console.print(grid)

@@ -1,0 +1,154 @@
+"""Recorded learning curves: many random configurations of one space, each trained to the end.
+
+`record` makes such a table, `replay` runs searches over it. It lies in two files: `NAME.parquet` with a row a
+configuration and epoch, and `NAME.json` with the search file and the conditions that it was recorded under.
+
+Shapes: R configurations, E epochs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kd_tune.config import SearchFile, Source, parse_search_file
+from kd_tune.errors import ConfigError
+from kd_tune.paths import Record, read_record, write_json, written_whole
+from kd_tune.results import RunTables
+from kd_tune.space import Draw, Space, to_raw
+
+MEASURED = ["val_accuracy_even", "val_accuracy_odd", "val_loss", "seconds", "num_parameters"]
+
+
+class TableManifest(Record):
+    """`NAME.json`: how a table was made.
+
+    Attributes:
+        search: the search file that it was recorded with, everything written out.
+        trials: recorded configurations.
+        failed: configurations that are missing because their training broke.
+        parquet_sha256: of the table beside it.
+        run: the recorded run's own manifest: data, teacher, versions, hardware.
+    """
+
+    search: dict[str, Any]
+    trials: int
+    failed: int
+    parquet_sha256: str
+    run: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CurveTable:
+    """A table of learning curves.
+
+    Attributes:
+        file: the search file that it was recorded with.
+        draws: the R configurations.
+        curves: a row a configuration (`config`, 0 to R - 1) and epoch: both halves' validation accuracy, validation
+            loss (nats), seconds of the epoch, parameters of the student. A diverged configuration has rows up to that
+            epoch, whose accuracies are NaN.
+    """
+
+    file: SearchFile
+    draws: list[Draw]
+    curves: pd.DataFrame
+
+    @property
+    def space(self) -> Space:
+        """What the configurations were drawn from."""
+        return Space(self.file.trial)
+
+    @property
+    def num_epochs(self) -> int:
+        """E: epochs of a whole trial."""
+        return int(self.file.trial["training"]["num_epochs"])
+
+    def accuracy(self, half: str) -> np.ndarray:
+        """`[R, E]` validation accuracy on one half, `even` or `odd`; NaN from the epoch of a divergence on."""
+        values = np.full((len(self.draws), self.num_epochs), np.nan)
+        values[self.curves["config"], self.curves["epoch"] - 1] = self.curves[f"val_accuracy_{half}"]
+        return values
+
+    @cached_property
+    def num_parameters(self) -> np.ndarray:
+        """`[R]` parameters of each configuration's student."""
+        return self.curves.groupby("config")["num_parameters"].first().to_numpy()
+
+    @cached_property
+    def epoch_seconds(self) -> np.ndarray:
+        """`[R]` seconds of an epoch: the median over all students of that size, as the machine may have been shared."""
+        return self.curves.groupby("num_parameters")["seconds"].median().loc[self.num_parameters].to_numpy()
+
+
+def from_run(tables: RunTables) -> CurveTable:
+    """The curves of a run that trained random configurations of one arm to the end.
+
+    Raises:
+        ConfigError: the run pruned, chose its configurations, or is not finished.
+    """
+    search = tables.file.search
+    wanted = {"sampler": "random", "scheduler": "none"}
+    given = {"sampler": search.sampler.name, "scheduler": search.scheduler.name}
+    if given != wanted or list(tables.state.quota) != ["distil"]:
+        raise ConfigError(f"{tables.folder}: a table needs sampler random, scheduler none and the arm distil alone")
+    if tables.state.unfinished() or tables.state.num_missing():
+        raise ConfigError(f"{tables.folder}: not finished; go on with `kd-tune record --resume {tables.folder}`")
+    trials = [trial for trial in tables.state.trials.values() if trial.end in ("completed", "diverged")]
+    rows = [
+        {"config": index, **trial.draw, "epoch": epoch}
+        | {name: _figure(row, name, trial.end == "diverged" and epoch == trial.epoch) for name in MEASURED}
+        for index, trial in enumerate(trials)
+        for epoch, row in sorted(trial.rows.items())
+    ]
+    return CurveTable(tables.file, [trial.draw for trial in trials], pd.DataFrame(rows))
+
+
+def write(table: CurveTable, tables: RunTables, path: Path) -> None:
+    """Writes `path` (`NAME.parquet`) and `NAME.json` beside it."""
+    table_file = path.with_suffix(".parquet")
+    with written_whole(table_file) as temporary:
+        table.curves.to_parquet(temporary, index=False, compression="zstd")
+        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
+        sections = {name: getattr(table.file, name).model_dump() for name in ("search", "resources")}
+        manifest = TableManifest(
+            search=sections | {"trial": to_raw(table.file.trial)},
+            trials=len(table.draws),
+            failed=len(tables.state.trials) - len(table.draws),
+            parquet_sha256=digest,
+            run=tables.manifest.model_dump(exclude={"source", "search_file"}),
+        )
+        write_json(table_file.with_suffix(".json"), manifest.model_dump())
+
+
+def read(path: Path) -> CurveTable:
+    """Reads a table.
+
+    Raises:
+        ConfigError: no table here, or one that does not belong to the manifest beside it.
+    """
+    manifest = read_record(path.with_suffix(".json"), TableManifest)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    if hashlib.sha256(content).hexdigest() != manifest.parquet_sha256:
+        raise ConfigError(f"{path}: not the table that {path.with_suffix('.json').name} describes")
+    file = parse_search_file(manifest.search, Source(str(path), {}))
+    curves = pd.read_parquet(path)
+    names = list(Space(file.trial).parameters())
+    first = curves.groupby("config")[[name for name in names if name in curves]].first()
+    draws = [{str(name): value for name, value in row.items() if pd.notna(value)} for row in first.to_dict("records")]
+    return CurveTable(file, draws, curves)
+
+
+def _figure(row: dict[str, Any], name: str, diverged: bool) -> float:
+    """A figure of an epoch; none where training diverged, though the network still gave answers."""
+    value = row.get(name)
+    return float("nan") if value is None or (diverged and name.startswith("val_")) else value

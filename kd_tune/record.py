@@ -1,0 +1,49 @@
+"""Recording a table of learning curves: an ordinary run whose configurations are random and are never pruned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from kd_tune import curve_table, results, search
+from kd_tune.config import ArmConfig, SamplerConfig, SchedulerConfig, SearchFile
+from kd_tune.errors import ConfigError
+from kd_tune.ledger import RunState
+
+
+def record(file: SearchFile, folder: Path, launch: search.Launch, console: Console) -> RunState:
+    """Trains `search.num_trials` random configurations of a search file's trial to the end; the run lies in `folder`.
+
+    Sampler, scheduler and arms of the file are replaced. A recording that was interrupted goes on like any run
+    (`search.resume`).
+
+    Raises:
+        ConfigError: see `search.start`.
+    """
+    settings = {
+        "sampler": SamplerConfig(name="random"),
+        "scheduler": SchedulerConfig(name="none"),
+        "arms": [ArmConfig(name="distil")],
+    }
+    file = replace(file, search=file.search.model_copy(update=settings))
+    return search.start(file, folder, launch, console)
+
+
+def check_target(path: Path) -> None:
+    """Raises ConfigError if a table cannot be written to `path`; asked before hours of training."""
+    if path.suffix != ".parquet":
+        raise ConfigError(f"--out {path}: a table's name ends in .parquet")
+    if path.exists():
+        raise ConfigError(f"--out {path}: there is a table of this name; take another, or delete it first")
+
+
+def write_table(run: Path, path: Path) -> str:
+    """Writes a finished recording as `path` and the manifest beside it; returns a line about it."""
+    tables = results.read(run)
+    table = curve_table.from_run(tables)
+    curve_table.write(table, tables, path)
+    diverged = sum(trial.end == "diverged" for trial in tables.state.trials.values())
+    kilobytes = path.stat().st_size / 1000
+    return f"{path}: {len(table.draws)} configurations, {diverged} of them diverged, {kilobytes:.0f} kB"

@@ -1,0 +1,113 @@
+"""How good searches are, from their replays: the time to a target, and the accuracy in hand along the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from kd_tune.config import SearchConfig
+from kd_tune.curve_table import CurveTable
+from kd_tune.records import derive_seed
+from kd_tune.replay import Clock, Contender, Trace, replay_seed
+
+SHARES = (0.25, 0.5, 1.0)  # of the full budget, at which searches are compared
+RESAMPLES = 10_000
+
+REFERENCE = "random, not pruned"  # sets the target
+RIVAL = "random + ASHA"  # what a search must not be worse than
+PEERS: dict[str, Contender] = {
+    REFERENCE: SearchConfig.model_validate({"sampler": {"name": "random"}, "scheduler": {"name": "none"}}),
+    RIVAL: SearchConfig.model_validate({"sampler": {"name": "random"}, "scheduler": {"name": "asha"}}),
+    "Ray's OptunaSearch + ASHAScheduler": "ray",
+}
+
+
+def replay_all(
+    table: CurveTable,
+    contenders: Mapping[str, Contender],
+    clock: Clock,
+    num_seeds: int,
+    jobs: int = 1,
+    advance: Callable[[int, int, str], None] = lambda done, total, note: None,
+) -> dict[str, list[Trace]]:
+    """Every contender over seeds 0 to `num_seeds` - 1, in `jobs` processes."""
+    traces: dict[str, list[Trace]] = {}
+    total = len(contenders) * num_seeds
+    with ProcessPoolExecutor(jobs) as pool:
+        for name, contender in contenders.items():
+            run = partial(replay_seed, table, contender, clock)
+            traces[name] = []
+            for trace in pool.map(run, range(num_seeds)):
+                traces[name].append(trace)
+                advance(sum(map(len, traces.values())), total, name)
+    return traces
+
+
+def compare(traces: Mapping[str, Sequence[Trace]], clock: Clock) -> pd.DataFrame:
+    """A row a contender.
+
+    The target is what REFERENCE has in hand at the end, the median over seeds.
+
+    Returns:
+        `time`: the first time at which a search has the target in hand, as a share of the full budget, median over
+        seeds; `reach`: the share of seeds in which that happens at all; `keep`: in which it has it at the end;
+        `at_0.25` and so on: mean scores; `minus_rival_0.25`: their mean differences from RIVAL, seed by seed, with
+        `low_0.25` and `high_0.25`, intervals that hold for all times at once; `trials`: started, on average.
+    """
+    target = float(np.median([trace.at(clock.seconds) for trace in traces[REFERENCE]]))
+    rival = scores_at(traces[RIVAL], clock)
+    rows = []
+    for name, runs in traces.items():
+        scores = scores_at(runs, clock)
+        times = np.array([trace.time_to(target) for trace in runs]) / clock.seconds
+        row: dict[str, object] = {
+            "search": name,
+            "seeds": len(runs),
+            "time": float(np.median(times)),
+            "reach": float((times <= 1).mean()),
+            "keep": float((scores[:, -1] >= target).mean()),
+            "trials": float(np.mean([trace.trials for trace in runs])),
+        }
+        mean, low, high = simultaneous_interval(scores - rival, derive_seed(0, "compare", name))
+        for index, share in enumerate(SHARES):
+            row[f"at_{share:g}"] = float(scores[:, index].mean())
+            row |= {f"minus_rival_{share:g}": mean[index], f"low_{share:g}": low[index], f"high_{share:g}": high[index]}
+        rows.append(row)
+    return pd.DataFrame(rows).assign(target=target)
+
+
+def scores_at(runs: Sequence[Trace], clock: Clock) -> np.ndarray:
+    """`[seeds, len(SHARES)]` scores in hand."""
+    return np.array([[trace.at(share * clock.seconds) for share in SHARES] for trace in runs])
+
+
+def simultaneous_interval(
+    differences: np.ndarray, seed: int, level: float = 0.95
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means of columns with intervals that hold for all columns at once.
+
+    Bootstrap over rows of the largest absolute t over columns (Romano and Wolf 2005, studentised max-T).
+
+    Args:
+        differences: `[n, k]` paired differences, a row a seed.
+        seed: of the resampling.
+        level: of all intervals together.
+
+    Returns:
+        Means, lower and upper ends, `[k]` each; zero width where all differences of a column are equal.
+    """
+    random = np.random.default_rng(seed)
+    count = len(differences)
+    mean = differences.mean(0)
+    error = differences.std(0, ddof=1) / count**0.5
+    weights = random.multinomial(count, np.full(count, 1 / count), size=RESAMPLES) / count  # [resamples, n]
+    resampled = weights @ differences
+    spread = np.sqrt(np.maximum(weights @ differences**2 - resampled**2, 0) / (count - 1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        statistic = np.nan_to_num(np.abs(resampled - mean) / spread, nan=0.0, posinf=0.0)
+    factor = np.quantile(statistic.max(1), level)
+    return mean, mean - factor * error, mean + factor * error
