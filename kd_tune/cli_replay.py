@@ -111,7 +111,5 @@ def _show(comparison: pd.DataFrame, title: str, console: Console) -> None:
         time_to = "never" if row["time"] > 1 else f"{row['time']:.3f}"
         shares = [f"{row[name]:.0%}" for name in ("reach", "keep")]
         scores = [f"{row[f'at_{share}']:.2%}" for share in ("0.25", "0.5", "1")]
-        grid.add_row(
-            row["search"], time_to, *shares, *scores, f"{row['trials']:.0f}"
-        )
+        grid.add_row(row["search"], time_to, *shares, *scores, f"{row['trials']:.0f}")
     console.print(grid)
