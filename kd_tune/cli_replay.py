@@ -92,7 +92,7 @@ def _settings(overrides: list[str], table: CurveTable) -> SearchConfig:
     from kd_tune.config import Source, override, parse_search_file
     from kd_tune.space import to_raw
 
-    raw = {"search": {"sampler": {}, "scheduler": {}}, "trial": to_raw(table.file.trial)}
+    raw = {"search": {"sampler": {}, "scheduler": {}}, "trial": to_raw(table.trial)}
     for text in overrides:
         if not text.startswith("search."):
             raise ConfigError(f"--set {text}: only settings under search can be replayed; the trial is the table's")

@@ -1,7 +1,7 @@
 """Recorded learning curves: many random configurations of one space, each trained to the end.
 
 `record` makes such a table, `replay` runs searches over it. It lies in two files: `NAME.parquet` with a row a
-configuration and epoch, and `NAME.json` with the search file and the conditions that it was recorded under.
+configuration and epoch, and `NAME.json` with the space and the conditions that it was recorded under.
 
 Shapes: R configurations, E epochs.
 """
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kd_tune.config import SearchFile, Source, parse_search_file
+from kd_tune.config import Source, parse_search_file
 from kd_tune.errors import ConfigError
 from kd_tune.paths import Record, read_record, write_json, written_whole
 from kd_tune.results import RunTables
@@ -30,14 +30,14 @@ class TableManifest(Record):
     """`NAME.json`: how a table was made.
 
     Attributes:
-        search: the search file that it was recorded with, everything written out.
+        trial: the trial section that was recorded: the space.
         trials: recorded configurations.
         failed: configurations that are missing because their training broke.
         parquet_sha256: of the table beside it.
         run: the recorded run's own manifest: data, teacher, versions, hardware.
     """
 
-    search: dict[str, Any]
+    trial: dict[str, Any]
     trials: int
     failed: int
     parquet_sha256: str
@@ -49,26 +49,26 @@ class CurveTable:
     """A table of learning curves.
 
     Attributes:
-        file: the search file that it was recorded with.
+        trial: the `trial` section that was recorded, ranges parsed.
         draws: the R configurations.
         curves: a row a configuration (`config`, 0 to R - 1) and epoch: both halves' validation accuracy, validation
             loss (nats), seconds of the epoch, parameters of the student. A diverged configuration has rows up to that
             epoch, whose accuracies are NaN.
     """
 
-    file: SearchFile
+    trial: dict[str, Any]
     draws: list[Draw]
     curves: pd.DataFrame
 
     @property
     def space(self) -> Space:
         """What the configurations were drawn from."""
-        return Space(self.file.trial)
+        return Space(self.trial)
 
     @property
     def num_epochs(self) -> int:
         """E: epochs of a whole trial."""
-        return int(self.file.trial["training"]["num_epochs"])
+        return int(self.trial["training"]["num_epochs"])
 
     def accuracy(self, half: str) -> np.ndarray:
         """`[R, E]` validation accuracy on one half, `even` or `odd`; NaN from the epoch of a divergence on."""
@@ -107,7 +107,7 @@ def from_run(tables: RunTables) -> CurveTable:
         for index, trial in enumerate(trials)
         for epoch, row in sorted(trial.rows.items())
     ]
-    return CurveTable(tables.file, [trial.draw for trial in trials], pd.DataFrame(rows))
+    return CurveTable(tables.file.trial, [trial.draw for trial in trials], pd.DataFrame(rows))
 
 
 def write(table: CurveTable, tables: RunTables, path: Path) -> None:
@@ -116,9 +116,8 @@ def write(table: CurveTable, tables: RunTables, path: Path) -> None:
     with written_whole(table_file) as temporary:
         table.curves.to_parquet(temporary, index=False, compression="zstd")
         digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
-        sections = {name: getattr(table.file, name).model_dump() for name in ("search", "resources")}
         manifest = TableManifest(
-            search=sections | {"trial": to_raw(table.file.trial)},
+            trial=to_raw(table.trial),
             trials=len(table.draws),
             failed=len(tables.state.trials) - len(table.draws),
             parquet_sha256=digest,
@@ -140,12 +139,12 @@ def read(path: Path) -> CurveTable:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     if hashlib.sha256(content).hexdigest() != manifest.parquet_sha256:
         raise ConfigError(f"{path}: not the table that {path.with_suffix('.json').name} describes")
-    file = parse_search_file(manifest.search, Source(str(path), {}))
+    trial = parse_search_file({"trial": manifest.trial}, Source(str(path), {})).trial
     curves = pd.read_parquet(path)
-    names = list(Space(file.trial).parameters())
+    names = list(Space(trial).parameters())
     first = curves.groupby("config")[[name for name in names if name in curves]].first()
     draws = [{str(name): value for name, value in row.items() if pd.notna(value)} for row in first.to_dict("records")]
-    return CurveTable(file, draws, curves)
+    return CurveTable(trial, draws, curves)
 
 
 def _figure(row: dict[str, Any], name: str, diverged: bool) -> float:
