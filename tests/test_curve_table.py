@@ -1,0 +1,131 @@
+"""Tables of learning curves: what is written is read, and what was chosen or pruned is no table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from kd_tune import curve_table, records, results
+from kd_tune.cli import main
+from kd_tune.errors import ConfigError
+from kd_tune.ledger import Run
+from kd_tune.record import check_target, write_table
+from tests.searches import ROOT, toy_manifest, toy_search
+
+TABLES = ROOT / "benchmarks" / "tables"
+MNIST5K = TABLES / "mnist5k.parquet"
+RANDOM = {"search.sampler": {"name": "random"}, "search.scheduler": {"name": "none"}}
+
+
+def recorded(folder: Path, finished: bool = True, **changes: Any) -> Path:
+    """A run of three trials over two epochs, the last of which diverged."""
+    run = Run.create(folder, yaml.safe_dump(toy_search(**(RANDOM | changes))), toy_manifest())
+    run.record(records.STARTED, quota={"distil": 4 if finished else 5}, versions={}, slots=2)
+    for number in range(4):
+        draw = {"student.width": 0.25, "objective.alpha": 0.1 + number / 10, "optimizer.lr": 0.01}
+        run.record(records.PROPOSED, trial=number, arm="distil", draw=draw, config={})
+        for epoch in (1, 2):
+            row = {"val_accuracy_even": 0.5, "val_accuracy_odd": number / 10, "val_loss": 1.0, "seconds": 1.0 + epoch}
+            diverged = number == 2 and epoch == 2
+            row |= {"epoch": epoch, "num_parameters": 100 + number % 2, "val_accuracy": 0.5, "diverged": diverged}
+            run.record(records.EPOCH, trial=number, attempt=0, **row)
+        reason = "diverged" if number == 2 else "failed" if number == 3 else "completed"
+        run.record(records.STOPPED, trial=number, reason=reason, epoch=2)
+    run.close()
+    return folder
+
+
+def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
+    target = tmp_path / "toy.parquet"
+    assert "3 configurations, 1 of them diverged" in write_table(recorded(tmp_path / "run"), target)
+    table = curve_table.read(target)
+    assert [draw["objective.alpha"] for draw in table.draws] == [0.1, 0.2, pytest.approx(0.3)]
+    assert table.num_epochs == 6
+    odd = table.accuracy("odd")
+    assert odd.shape == (3, 6)
+    assert odd[1, :2].tolist() == [0.1, 0.1]
+    assert odd[2, 0] == 0.2
+    assert np.isnan(odd[2, 1])
+    assert np.isnan(odd[:, 2:]).all()
+    assert table.num_parameters.tolist() == [100, 101, 100]
+    assert table.epoch_seconds.tolist() == [2.5, 2.5, 2.5]
+
+
+def test_a_table_that_was_changed_is_refused(tmp_path: Path) -> None:
+    target = tmp_path / "toy.parquet"
+    write_table(recorded(tmp_path / "run"), target)
+    target.write_bytes(target.read_bytes()[:-1] + b"x")
+    with pytest.raises(ConfigError, match=r"not the table that toy\.json describes"):
+        curve_table.read(target)
+
+
+@pytest.mark.parametrize(
+    ("changes", "finished", "said"),
+    [
+        ({"search.scheduler": {"name": "asha"}}, True, "scheduler none"),
+        ({"search.sampler": {"name": "tpe"}}, True, "sampler random"),
+        ({}, False, "not finished; go on with `kd-tune record --resume"),
+    ],
+)
+def test_a_run_that_pruned_or_chose_is_no_table(tmp_path: Path, changes: Any, finished: bool, said: str) -> None:
+    run = recorded(tmp_path / "run", finished, **changes)
+    with pytest.raises(ConfigError, match=said):
+        curve_table.from_run(results.read(run))
+
+
+@pytest.mark.parametrize("name", ["toy.csv", "there.parquet"])
+def test_a_table_that_cannot_be_written_is_refused_before_training(tmp_path: Path, name: str) -> None:
+    (tmp_path / "there.parquet").write_bytes(b"mine")
+    with pytest.raises(ConfigError, match=r"--out"):
+        check_target(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["mnist5k"])
+def test_tables_in_the_repository_are_whole(name: str) -> None:
+    table = curve_table.read(TABLES / f"{name}.parquet")
+    assert len(table.draws) >= 200
+    assert table.num_epochs == 27
+    complete = np.isfinite(table.accuracy("even")).all(axis=1)
+    assert complete.mean() > 0.9
+    assert set(table.space.parameters()) == set(table.draws[0])
+
+
+def test_replay_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    table = ROOT / "benchmarks" / "tables" / "mnist5k.parquet"
+    main(
+        [
+            "replay",
+            str(table),
+            "--seeds",
+            "2",
+            "--num-trials",
+            "4",
+            "--workers",
+            "2",
+            "--set",
+            "search.sampler.name=tpe",
+        ]
+    )
+    printed = capsys.readouterr().out
+    assert "these settings" in printed
+    assert "Ray's OptunaSearch + ASHAScheduler" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--set", "trial.training.num_epochs=9"], "only settings under search"),
+        (["--set", "search.sampler.name=best"], "best"),
+    ],
+)
+def test_settings_that_cannot_be_replayed_are_refused(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["replay", str(MNIST5K), *arguments])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
