@@ -95,21 +95,10 @@ def test_tables_in_the_repository_are_whole(name: str) -> None:
 
 
 def test_replay_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
-    table = ROOT / "benchmarks" / "tables" / "mnist5k.parquet"
-    main(
-        [
-            "replay",
-            str(table),
-            "--seeds",
-            "2",
-            "--num-trials",
-            "4",
-            "--workers",
-            "2",
-            "--set",
-            "search.sampler.name=tpe",
-        ]
-    )
+    budget = ["--seeds", "2", "--num-trials", "4", "--workers", "2"]
+    with pytest.raises(SystemExit) as ended:
+        main(["replay", str(MNIST5K), *budget, "--set", "search.sampler.name=tpe"])
+    assert ended.value.code == 0
     printed = capsys.readouterr().out
     assert "these settings" in printed
     assert "Ray's OptunaSearch + ASHAScheduler" in printed
