@@ -23,8 +23,9 @@ from kd_tune.data import DATASETS, Dataset
 from kd_tune.errors import ConfigError
 from kd_tune.models import STUDENTS, TEACHERS
 from kd_tune.models.derived import DERIVED
-from kd_tune.objectives import OBJECTIVES, Objective
+from kd_tune.objectives import OBJECTIVES, TEACHER, Objective
 from kd_tune.optimizers import OPTIMIZERS
+from kd_tune.space import Draw, Space, first_value
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,21 @@ def build_objective(section: Mapping[str, Any], dataset: Dataset) -> Objective:
     if lacking or not callable(objective):
         raise ConfigError(f"{name} must give an objective: callable, with the attributes version and needs_teacher")
     return objective
+
+
+def canonical_draw(space: Space, draw: Draw) -> Draw:
+    """The draw with every parameter that is inert in it at the first value of its range.
+
+    Draws that stand for the same trial become equal. Of the user's own objectives nothing is known to be inert.
+    """
+    section = space.fill(draw)["objective"]
+    if user_code.is_reference(section["name"]):
+        return draw
+    inert = OBJECTIVES[section["name"]](**_arguments(section)).inert()
+    branch = f"[{draw['objective']}]" if "objective" in draw else ""
+    names = {"teacher" if key == TEACHER else f"objective{branch}.{key}" for key in inert}
+    ranges = space.active(draw)
+    return {name: first_value(ranges[name]) if name in names else value for name, value in draw.items()}
 
 
 def find_transform(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
