@@ -224,15 +224,6 @@ def build_optimizer(section: Mapping[str, Any], network: nn.Module) -> torch.opt
     return OPTIMIZERS[section["name"]](network.parameters(), **_arguments(section))
 
 
-def control_objective(arm: str) -> dict[str, Any]:
-    """The `objective` section, with its ranges, that an arm without the teacher's help has in place of the file's."""
-    controls: dict[str, dict[str, Any]] = {
-        "cross_entropy": {"name": "cross_entropy"},
-        "label_smoothing": {"name": "label_smoothing", "smoothing": FloatRange(bounds=[0.0, 0.4])},
-    }
-    return controls[arm]
-
-
 def _arguments(section: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in section.items() if key != "name"}
 

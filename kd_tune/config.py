@@ -157,6 +157,15 @@ class ArmConfig(Model):
     num_trials: Annotated[int, Field(ge=1)] | None = None
 
 
+def control_objective(arm: str) -> dict[str, Any]:
+    """The `objective` section, with its ranges, that an arm without the teacher's help has in place of the file's."""
+    controls: dict[str, dict[str, Any]] = {
+        "cross_entropy": {"name": "cross_entropy"},
+        "label_smoothing": {"name": "label_smoothing", "smoothing": FloatRange(bounds=[0.0, 0.4])},
+    }
+    return controls[arm]
+
+
 class SearchConfig(Model):
     """The `search` section.
 

@@ -21,10 +21,17 @@ from kd_tune.catalog import (
     build_optimizer,
     canonical_draw,
     check_trial,
-    control_objective,
     teachers_of,
 )
-from kd_tune.config import Choice, FloatRange, IntRange, branch_name, load_search_file, parse_search_file
+from kd_tune.config import (
+    Choice,
+    FloatRange,
+    IntRange,
+    branch_name,
+    control_objective,
+    load_search_file,
+    parse_search_file,
+)
 from kd_tune.config import Source as ConfigSource
 from kd_tune.data import Dataset
 from kd_tune.errors import ConfigError
