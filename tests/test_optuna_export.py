@@ -107,9 +107,11 @@ def test_a_file_that_is_there_is_left_alone(run_folder: Path, tmp_path: Path) ->
 
 
 def test_the_command_says_how_to_look_at_the_studies(
-    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "studies.db"
-    cli.main(["analyze", str(finished_run), "--optuna", str(target)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["analyze", str(run_folder), "--optuna", str(target)])
+    assert ended.value.code == cli.DONE
     assert f"optuna-dashboard sqlite:///{target}" in capsys.readouterr().out
     assert len(optuna.get_all_study_names(f"sqlite:///{target}")) == 3
