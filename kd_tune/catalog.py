@@ -24,8 +24,9 @@ from kd_tune.data import DATASETS, Dataset
 from kd_tune.errors import ConfigError
 from kd_tune.models import STUDENTS, TEACHERS
 from kd_tune.models.derived import DERIVED
-from kd_tune.objectives import OBJECTIVES, Objective
+from kd_tune.objectives import OBJECTIVES, TEACHER, Objective
 from kd_tune.optimizers import OPTIMIZERS
+from kd_tune.space import Draw, Space, first_value
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,21 @@ def build_objective(section: Mapping[str, Any], dataset: Dataset) -> Objective:
     return objective
 
 
+def canonical_draw(space: Space, draw: Draw) -> Draw:
+    """The draw with every parameter that is inert in it at the first value of its range.
+
+    Draws that stand for the same trial become equal. Of the user's own objectives nothing is known to be inert.
+    """
+    section = space.fill(draw)["objective"]
+    if user_code.is_reference(section["name"]):
+        return draw
+    inert = OBJECTIVES[section["name"]](**_arguments(section)).inert()
+    branch = f"[{draw['objective']}]" if "objective" in draw else ""
+    names = {"teacher" if key == TEACHER else f"objective{branch}.{key}" for key in inert}
+    ranges = space.active(draw)
+    return {name: first_value(ranges[name]) if name in names else value for name, value in draw.items()}
+
+
 def find_transform(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
     """The transform of image batches that `training.transform` names.
 
@@ -206,15 +222,6 @@ def find_transform(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
 def build_optimizer(section: Mapping[str, Any], network: nn.Module) -> torch.optim.Optimizer:
     """The optimizer that an `optimizer` section names, over all of a network's parameters."""
     return OPTIMIZERS[section["name"]](network.parameters(), **_arguments(section))
-
-
-def control_objective(arm: str) -> dict[str, Any]:
-    """The `objective` section, with its ranges, that an arm without the teacher's help has in place of the file's."""
-    controls: dict[str, dict[str, Any]] = {
-        "cross_entropy": {"name": "cross_entropy"},
-        "label_smoothing": {"name": "label_smoothing", "smoothing": FloatRange(bounds=[0.0, 0.4])},
-    }
-    return controls[arm]
 
 
 def _arguments(section: Mapping[str, Any]) -> dict[str, Any]:

@@ -69,6 +69,10 @@ def search(
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run.", show_default=False)] = None,
     extend: Annotated[int, typer.Option(min=0, help="With --resume: so many more trials in every arm.")] = 0,
+    warm_start: Annotated[
+        list[Path] | None,
+        typer.Option(help="An earlier run of an equal trial to learn from; may be repeated.", show_default=False),
+    ] = None,
     allow_code: AllowOption = None,
 ) -> None:
     """Start, resume or extend a search; ends with a report and the best student of every arm exported."""
@@ -78,9 +82,10 @@ def search(
 
     user_code.allow(allow_code or [])
     console = make_console()
-    launch = searching.Launch(data, address, None if time_budget is None else parse_duration(time_budget), extend)
+    seconds = None if time_budget is None else parse_duration(time_budget)
+    launch = searching.Launch(data, address, seconds, extend, tuple(warm_start or ()))
     if resume is not None:
-        if file or name or overrides or num_trials:
+        if file or name or overrides or num_trials or warm_start:
             raise ConfigError(
                 "--resume takes its search file from the run; "
                 "only --extend, --data, --address, --time-budget and --allow-code go with it"
@@ -108,6 +113,9 @@ def analyze(
     run: Annotated[Path, typer.Argument(help="The run's folder.")],
     export: Annotated[Path | None, typer.Option(help="Write the best students here.", show_default=False)] = None,
     top: Annotated[int, typer.Option(min=1, help="With --export: how many students of every arm.")] = 1,
+    optuna: Annotated[
+        Path | None, typer.Option(help="Write the run as Optuna studies to this new SQLite file.", show_default=False)
+    ] = None,
     allow_code: AllowOption = None,
 ) -> None:
     """Summarise a run: tables here, CSV, pictures and a Markdown report in the run; export its best students."""
@@ -117,6 +125,8 @@ def analyze(
     console = make_console()
     path = report.write(run, console)
     console.print(f"report: {path}")
+    if optuna is not None:
+        _export_studies(run, optuna, console)
     if export is not None:
         _export(run, export, top, console)
 
@@ -194,6 +204,14 @@ def _conclude(folder: Path, state: RunState, console: Console) -> int:
         print(f"error: no trial of {folder} gave a figure; its ledger says why", file=sys.stderr)
         return NOTHING
     return DONE
+
+
+def _export_studies(run: Path, target: Path, console: Console) -> None:
+    from kd_tune import optuna_export, results
+
+    names = optuna_export.export_studies(results.read(run), target)
+    console.print(f"optuna: {target} holds the studies {', '.join(names)}; look at them with:")
+    console.print(f"  pip install optuna-dashboard && optuna-dashboard sqlite:///{target}")
 
 
 def _export(run: Path, target: Path, top: int, console: Console, replace: bool = False) -> None:

@@ -116,12 +116,19 @@ class SamplerConfig(Model):
     """How trials are proposed.
 
     Attributes:
-        name: `tpe` (Optuna's, univariate), `random`, or `grid` (every cell in turn; choices and steps only).
-        num_startup_trials: random proposals of an arm before TPE starts.
+        name: `tpe` (Optuna's, over trials as they ended), `rung_tpe` (over the highest epoch that enough trials have
+            reached), `random`, or `grid` (every cell once; choices and steps only).
+        num_startup_trials: `tpe`: trials of an arm that must have ended before it stops drawing at random.
+        num_results: `rung_tpe`: trials that must have reached an epoch before it is modelled.
+        multivariate: both TPEs: whether parameters are drawn together, not one by one.
+        constant_liar: both TPEs: whether they are told of running trials, as bad ones.
     """
 
-    name: Literal["tpe", "random", "grid"] = "tpe"
+    name: Literal["tpe", "rung_tpe", "random", "grid"] = "tpe"
     num_startup_trials: Annotated[int, Field(ge=1)] = 10
+    num_results: Annotated[int, Field(ge=2)] = 10
+    multivariate: bool = False
+    constant_liar: bool = False
 
 
 class SchedulerConfig(Model):
@@ -148,6 +155,15 @@ class ArmConfig(Model):
 
     name: Literal["distil", "cross_entropy", "label_smoothing"]
     num_trials: Annotated[int, Field(ge=1)] | None = None
+
+
+def control_objective(arm: str) -> dict[str, Any]:
+    """The `objective` section, with its ranges, that an arm without the teacher's help has in place of the file's."""
+    controls: dict[str, dict[str, Any]] = {
+        "cross_entropy": {"name": "cross_entropy"},
+        "label_smoothing": {"name": "label_smoothing", "smoothing": FloatRange(bounds=[0.0, 0.4])},
+    }
+    return controls[arm]
 
 
 class SearchConfig(Model):

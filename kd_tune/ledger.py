@@ -90,6 +90,8 @@ class Manifest(Record):
 _FIELD_TYPES: dict[str, dict[str, type]] = {
     records.STARTED: {"quota": dict},
     records.EXTENDED: {"num_trials": int},
+    records.EXHAUSTED: {"arm": str},
+    records.KNOWN: {"arm": str, "trial": int, "draw": dict, "values": list, "reason": str},
     records.PROPOSED: {"trial": int, "arm": str, "draw": dict},
     records.EPOCH: {"trial": int, "attempt": int, "epoch": int},
     records.SPARED: {"trial": int, "epoch": int},
@@ -152,12 +154,14 @@ class RunState:
         quota: trials wanted, by arm.
         launches: how often a launcher opened the run.
         test_openings: events that opened the test set.
+        known: trials of earlier runs by arm, which samplers are shown; they belong to no table and no quota.
     """
 
     trials: dict[int, TrialState] = field(default_factory=dict)
     quota: dict[str, int] = field(default_factory=dict)
     launches: int = 0
     test_openings: list[Event] = field(default_factory=list)
+    known: dict[str, list[TrialState]] = field(default_factory=dict)
 
     def apply(self, event: Event) -> None:
         """Folds one event in; kinds that change no state are passed over."""
@@ -170,6 +174,10 @@ class RunState:
             self.quota = self.quota or dict(event["quota"])
         elif kind == records.EXTENDED:
             self.quota = {arm: count + event["num_trials"] for arm, count in self.quota.items()}
+        elif kind == records.EXHAUSTED:
+            self.quota[event["arm"]] = len(self.of_arm(event["arm"]))
+        elif kind == records.KNOWN:
+            self.known.setdefault(event["arm"], []).append(_known_trial(event))
         elif kind == records.PROPOSED:
             self.trials[event["trial"]] = TrialState(
                 event["trial"],
@@ -201,6 +209,18 @@ class RunState:
     def num_missing(self) -> int:
         """Trials that were not proposed yet."""
         return max(0, sum(self.quota.values()) - len(self.trials))
+
+
+def _known_trial(event: Event) -> TrialState:
+    return TrialState(
+        event["trial"],
+        event["arm"],
+        event["draw"],
+        stratum=event.get("stratum", 0),
+        spared_at=event.get("spared_at"),
+        rows={epoch: {"epoch": epoch, METRIC: value} for epoch, value in event["values"]},
+        end=event["reason"],
+    )
 
 
 def read_events(folder: Path) -> Iterator[Event]:

@@ -2,6 +2,9 @@
 
 An objective is a frozen dataclass of its hyperparameters. Called with logits it returns its weighted parts by name;
 the loss is their sum, and every part is logged. `alpha` always weighs the teacher's term. Shapes are those of `losses`.
+
+`inert` says what, at its present hyperparameters, changes neither the loss nor its gradient by a single bit: names of
+its hyperparameters, and `TEACHER` for the teacher's answers. A search takes trials that differ only there for one.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from kd_tune import losses
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Temperature = Annotated[float, Field(gt=0)]
+
+TEACHER = "teacher"
 
 
 class Objective(Protocol):
@@ -56,6 +61,10 @@ class MixedTarget:
         factor = {"none": 1.0, "T": self.temperature, "T2": self.temperature**2}[self.scale]
         return {name: factor * part for name, part in parts.items()}
 
+    def inert(self) -> set[str]:
+        """At alpha 0 not the temperature: it rescales the student's logits, and with them the gradient."""
+        return ({TEACHER} if self.alpha == 0 else set()) | ({"scale"} if self.temperature == 1 else set())
+
 
 @dataclass(frozen=True)
 class Hinton:
@@ -75,6 +84,9 @@ class Hinton:
         assert teacher_logits is not None
         return losses.hinton_parts(student_logits, teacher_logits, labels, self.alpha, self.temperature)
 
+    def inert(self) -> set[str]:
+        return {TEACHER, "temperature"} if self.alpha == 0 else set()
+
 
 @dataclass(frozen=True)
 class CrossEntropy:
@@ -85,6 +97,9 @@ class CrossEntropy:
 
     def __call__(self, student_logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> dict[str, Tensor]:
         return {"hard": losses.hard_loss(student_logits, labels)}
+
+    def inert(self) -> set[str]:
+        return {TEACHER}
 
 
 @dataclass(frozen=True)
@@ -101,6 +116,9 @@ class LabelSmoothing:
 
     def __call__(self, student_logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> dict[str, Tensor]:
         return losses.label_smoothing_parts(student_logits, labels, self.smoothing)
+
+    def inert(self) -> set[str]:
+        return {TEACHER}
 
 
 OBJECTIVES: dict[str, Callable[..., Any]] = {

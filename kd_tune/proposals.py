@@ -1,4 +1,4 @@
-"""What to try next: a draw from a space, by one of Optuna's samplers, from an arm's trials so far.
+"""What to try next: a draw from a space, by one of SAMPLERS, from an arm's trials so far.
 
 A proposal is a pure function of a seed, the space and the trials before it. No sampler lives from one proposal to the
 next, so a search that was resumed proposes what it would have proposed undisturbed.
@@ -6,77 +6,161 @@ next, so a search that was resumed proposes what it would have proposed undistur
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import itertools
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, create_trial
-from optuna.trial import TrialState as OptunaState
 
 from kd_tune.config import SamplerConfig
 from kd_tune.ledger import TrialState
-from kd_tune.records import METRIC
+from kd_tune.records import derive_seed
 from kd_tune.space import Draw, Space
+from kd_tune.studies import Told, highest_rung, study_of, told_as_they_ended, told_at
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+# How often a sampler is asked for a draw that is new and accepted, before draws are made at random. TPE gives nearly
+# the same answer each time: it takes the best of 24 candidates, so an option that did badly may never come.
+MAX_ASKS = 16
+MAX_RANDOM_ASKS = 256
 
 
 def propose(
     space: Space,
-    finished: Sequence[TrialState],
-    index: int,
+    trials: Sequence[TrialState],
     config: SamplerConfig,
     seed: int,
-    points: Sequence[Draw] = (),
-) -> Draw:
-    """The next draw of an arm.
+    *,
+    start: Draw | None = None,
+    fixed: Draw | None = None,
+    accept: Callable[[Draw], bool] | None = None,
+    canonical: Callable[[Draw], Draw] | None = None,
+    known: Sequence[TrialState] = (),
+) -> Draw | None:
+    """The next draw of an arm: one that none of its trials has, except those that failed.
 
     Args:
         space: what to draw from.
-        finished: the arm's trials that have ended, in the order of proposals; those that failed are passed over.
-        index: proposals of this arm so far.
+        trials: all of the arm's trials so far, running ones too, in the order of proposals.
         config: which sampler, and its settings.
         seed: of this one proposal.
-        points: draws to start from; what one leaves out is drawn.
+        start: a wish: a draw to start from, of which the sampler draws what is left out. Passed over where nothing new
+            and accepted comes of it.
+        fixed: a condition: parameters that are given; the sampler draws the rest.
+        accept: a further condition on the draw.
+        canonical: gives every draw that stands for the same trial the same form.
+        known: trials of earlier runs that the sampler is shown first. Their draws may be proposed again: this run
+            wants its own students, checkpoints and figures of the best of them.
+
+    Returns:
+        The draw, in canonical form. None if there is none: for certain in a finite space, and as far as MAX_RANDOM_ASKS
+        random draws can tell in an endless one.
     """
-    if config.name == "grid":
-        cells = space.grid()
-        return cells[index % len(cells)]
-    study = optuna.create_study(direction="maximize", sampler=_sampler(config, seed))
-    study.add_trials([_to_optuna(space, trial) for trial in finished if trial.end != "failed"])
-    if index < len(points):
-        study.enqueue_trial(points[index])
-    return space.suggest(study.ask())
+    taken = {_key(trial.draw) for trial in trials if trial.end != "failed"}
+    ask = SAMPLERS[config.name]
+    history = [*known, *trials]
+    fixed = fixed or {}
+    candidates = itertools.chain(
+        ask(space, history, config, derive_seed(seed, "start"), start | fixed) if start else (),
+        ask(space, history, config, seed, fixed),
+        _anywhere(space, derive_seed(seed, "anywhere"), fixed),
+    )
+    for candidate in candidates:
+        draw = candidate if canonical is None else canonical(candidate)
+        if _key(draw) not in taken and (accept is None or accept(draw)):
+            return draw
+    return None
 
 
-def _sampler(config: SamplerConfig, seed: int) -> optuna.samplers.BaseSampler:
-    seed %= 2**32
-    if config.name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
+def _random(
+    space: Space, history: Sequence[TrialState], config: SamplerConfig, seed: int, given: Draw
+) -> Iterator[Draw]:
+    return _asked(space, (), _random_sampler, seed, given)
+
+
+def _tpe(space: Space, history: Sequence[TrialState], config: SamplerConfig, seed: int, given: Draw) -> Iterator[Draw]:
+    """TPE over trials as they ended (Bergstra et al. 2011); random for the first `num_startup_trials`."""
+    told = told_as_they_ended(history, config.constant_liar)
+    return _asked(space, told, _tpe_sampler(config, config.num_startup_trials), seed, given)
+
+
+def _rung_tpe(
+    space: Space, history: Sequence[TrialState], config: SamplerConfig, seed: int, given: Draw
+) -> Iterator[Draw]:
+    """TPE over the highest epoch with enough results, as BOHB models rungs; random before there is one.
+
+    Falkner et al. 2018 (arXiv:1807.01774), without their random third: pruned trials already hold many random draws.
+    """
+    epoch = highest_rung(history, config.num_results)
+    if epoch is None:
+        return _random(space, history, config, seed, given)
+    told = told_at(epoch, history, config.constant_liar)
+    return _asked(space, told, _tpe_sampler(config, config.num_results), seed, given)
+
+
+def _grid(space: Space, history: Sequence[TrialState], config: SamplerConfig, seed: int, given: Draw) -> Iterator[Draw]:
+    """Every cell, in the order of the file."""
+    return (cell for cell in space.grid() if _agrees(cell, given))
+
+
+Candidates = Callable[[Space, Sequence[TrialState], SamplerConfig, int, Draw], Iterator[Draw]]
+
+# Each gives draws to take the first good one from: (space, history, config, seed, given parameters) -> draws.
+SAMPLERS: Mapping[str, Candidates] = {"tpe": _tpe, "rung_tpe": _rung_tpe, "random": _random, "grid": _grid}
+
+
+def _asked(
+    space: Space,
+    told: Sequence[Told],
+    sampler: Callable[[int], optuna.samplers.BaseSampler],
+    seed: int,
+    given: Draw,
+    times: int = MAX_ASKS,
+) -> Iterator[Draw]:
+    """What Optuna answers, with a fresh seed each time that it is asked."""
+    study = study_of(space, told, sampler(seed % 2**32))
+    for attempt in range(times):
+        if attempt:
+            study.sampler = sampler(derive_seed(seed, attempt) % 2**32)
+        if given:
+            study.enqueue_trial(given)
+        yield space.suggest(study.ask())
+
+
+def _tpe_sampler(config: SamplerConfig, num_startup_trials: int) -> Callable[[int], optuna.samplers.BaseSampler]:
     # Every flag is set: Optuna 5's defaults (multivariate, constant liar) search worse than random under pruning.
-    return optuna.samplers.TPESampler(
-        n_startup_trials=config.num_startup_trials,
+    # Of those not set here, giving a value at all is deprecated.
+    return lambda seed: optuna.samplers.TPESampler(
+        n_startup_trials=num_startup_trials,
         n_ei_candidates=24,
-        multivariate=False,
+        multivariate=config.multivariate,
         group=False,
-        constant_liar=False,
+        constant_liar=config.constant_liar,
+        constraints_func=None,
         seed=seed,
     )
 
 
-def _to_optuna(space: Space, trial: TrialState) -> FrozenTrial:
-    """A finished trial as Optuna knows it: pruned where it was pruned.
+def _random_sampler(seed: int) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.RandomSampler(seed=seed)
 
-    A diverged trial is told as pruned with a NaN: TPE passes over failures, but must learn to keep away.
-    """
-    values = {epoch: math.nan if row[METRIC] is None else row[METRIC] for epoch, row in trial.rows.items()}
-    if trial.end == "diverged":
-        values[trial.epoch] = math.nan
-    completed = trial.end == "completed"
-    return create_trial(
-        state=OptunaState.COMPLETE if completed else OptunaState.PRUNED,
-        value=trial.value if completed else None,
-        params=trial.draw,
-        distributions=space.distributions(trial.draw),
-        intermediate_values=values,
-    )
+
+def _anywhere(space: Space, seed: int, given: Draw) -> Iterator[Draw]:
+    """Every cell of a finite space in random order, or many random draws: what a sampler would not come to."""
+    try:
+        cells = [cell for cell in space.grid() if _agrees(cell, given)]
+    except ValueError:  # endless, or too large to walk through
+        yield from _asked(space, (), _random_sampler, seed, given, MAX_RANDOM_ASKS)
+        return
+    random.Random(seed).shuffle(cells)
+    yield from cells
+
+
+def _agrees(cell: Draw, given: Draw) -> bool:
+    """Whether a cell has the given values; parameters that it does not use are of no account."""
+    return all(cell[name] == value for name, value in given.items() if name in cell)
+
+
+def _key(draw: Draw) -> tuple[tuple[str, Any], ...]:
+    """Equal for equal draws alone: 1, 1.0 and True are different options of a choice."""
+    return tuple(sorted((name, repr(value)) for name, value in draw.items()))

@@ -23,11 +23,10 @@ from kd_tune.catalog import (
     build_objective,
     build_student,
     check_trial,
-    control_objective,
     load_dataset,
     teachers_of,
 )
-from kd_tune.config import SearchFile, TrainingConfig, load_search_file
+from kd_tune.config import SearchFile, TrainingConfig, control_objective, load_search_file
 from kd_tune.data import Dataset, resolve_source
 from kd_tune.engine import check_fit, rehearse
 from kd_tune.errors import ConfigError
@@ -54,6 +53,7 @@ from kd_tune.scheduler import Referee, replay_verdicts
 from kd_tune.space import Space, to_raw
 from kd_tune.strict_yaml import dump_yaml
 from kd_tune.trainable import RunContext
+from kd_tune.warm_start import check_equal, read_earlier, record_known
 from kd_tune.watch import watching
 
 CHECKED_DRAWS = 200
@@ -68,12 +68,14 @@ class Launch:
         address: of a running Ray cluster; None: Ray on this machine alone.
         time_budget: seconds of searching before this launch stops; None: no limit.
         extend: trials to add to every arm of a run that is resumed.
+        warm_start: earlier runs that a new one learns from.
     """
 
     source: Path | None = None
     address: str | None = None
     time_budget: float | None = None
     extend: int = 0
+    warm_start: tuple[Path, ...] = ()
 
 
 def start(file: SearchFile, folder: Path, launch: Launch, console: Console) -> RunState:
@@ -90,11 +92,16 @@ def start(file: SearchFile, folder: Path, launch: Launch, console: Console) -> R
         raise ConfigError(already_there(folder))
     if launch.address is None:
         cluster.check_this_machine(file.resources)
+    earlier = read_earlier(launch.warm_start, file.search)
     source = resolve_source(file.trial["dataset"]["name"], launch.source)
     dataset = load_dataset(file.trial["dataset"], source)
+    check_equal(earlier, trial=_resolved(file)["trial"], data=dataset.fingerprint)
     check_draws(spaces, dataset, file.search.seed)
     prepared = prepare(file.trial, dataset, source, console)
+    check_equal(earlier, teachers=_fingerprints(prepared))
     run = Run.create(folder, dump_yaml(_resolved(file)), _manifest(file, dataset, prepared, source))
+    for line in record_known(run, earlier, list(spaces)):
+        console.print(line)
     try:
         return _run(run, file, spaces, _places(prepared), replace(launch, source=source), console)
     except BaseException:

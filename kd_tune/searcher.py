@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ray.tune.search import Searcher
 
 from kd_tune import records
+from kd_tune.catalog import canonical_draw
 from kd_tune.config import SearchConfig
 from kd_tune.ledger import Recorder, RunState, TrialState
 from kd_tune.proposals import propose
@@ -66,18 +68,25 @@ class RunSearcher(Searcher):
 
     def _new_trial(self) -> TrialState | None:
         state = self._run.state
-        arm = next_arm(state)
-        if arm is None:
-            return None
         number = len(state.trials)
-        trials = state.of_arm(arm)
-        draw = propose(
-            self._spaces[arm],
-            [trial for trial in trials if trial.end is not None],
-            len(trials),
+        while (arm := next_arm(state)) is not None:
+            draw = self._propose(arm, derive_seed(self._config.seed, "proposal", number))
+            if draw is not None:
+                config = self._spaces[arm].fill(draw)
+                self._run.record(records.PROPOSED, trial=number, arm=arm, draw=draw, config=config)
+                return state.trials[number]
+            self._run.record(records.EXHAUSTED, arm=arm, trials=len(state.of_arm(arm)))
+        return None
+
+    def _propose(self, arm: str, seed: int) -> Draw | None:
+        space, trials = self._spaces[arm], self._run.state.of_arm(arm)
+        points = points_of_arm(self._config.points, space)
+        return propose(
+            space,
+            trials,
             self._config.sampler,
-            derive_seed(self._config.seed, "proposal", number),
-            points_of_arm(self._config.points, self._spaces[arm]),
+            seed,
+            start=points[len(trials)] if len(trials) < len(points) else None,
+            canonical=partial(canonical_draw, space),
+            known=self._run.state.known.get(arm, ()),
         )
-        self._run.record(records.PROPOSED, trial=number, arm=arm, draw=draw, config=self._spaces[arm].fill(draw))
-        return state.trials[number]

@@ -87,6 +87,10 @@ class Space:
         """Optuna's distributions of the parameters that a draw uses."""
         return {name: _distribution(leaf) for name, leaf in self.active(draw).items()}
 
+    def all_distributions(self) -> dict[str, optuna.distributions.BaseDistribution]:
+        """Optuna's distributions of every parameter of every branch."""
+        return {name: _distribution(leaf) for name, leaf in self.parameters().items()}
+
     def problems_of(self, point: Draw) -> list[str]:
         """What is wrong with a (possibly partial) draw that a person wrote: unknown names, values out of range."""
         known = self.parameters()
@@ -103,6 +107,13 @@ class Space:
                     f"{name}: belongs to a branch; the point must also say {choice}: {rest.partition(']')[0]}"
                 )
         return problems
+
+
+def first_value(leaf: Range) -> Any:
+    """The low end of a range, the first option of a choice."""
+    if isinstance(leaf, Choice):
+        return _values(leaf)[0]
+    return leaf.bounds[0] if isinstance(leaf, IntRange) else float(leaf.bounds[0])
 
 
 def contains(leaf: Range, value: Any) -> bool:
@@ -197,8 +208,13 @@ def _num_steps(leaf: FloatRange | IntRange) -> int:
 def _values(leaf: Range) -> list[Any]:
     if isinstance(leaf, Choice):
         return [branch_name(option) for option in leaf.options] if leaf.is_sections else list(leaf.options)
-    low, step = leaf.bounds[0], leaf.step or 1
-    return [low + index * step for index in range(_num_steps(leaf))]
+    return [_on_step(leaf, index) for index in range(_num_steps(leaf))]
+
+
+def _on_step(leaf: FloatRange | IntRange, index: int) -> Any:
+    """One of a stepped range's values, to the last bit the same for a draw and for a grid, and never past the end."""
+    low, high = leaf.bounds
+    return min(low + index * (leaf.step or 1), high)
 
 
 def _suggest(trial: optuna.Trial, name: str, leaf: Range) -> Any:
@@ -206,7 +222,9 @@ def _suggest(trial: optuna.Trial, name: str, leaf: Range) -> Any:
         return trial.suggest_categorical(name, _values(leaf))
     if isinstance(leaf, IntRange):
         return trial.suggest_int(name, *leaf.bounds, step=leaf.step or 1, log=leaf.log)
-    return trial.suggest_float(name, *leaf.bounds, step=leaf.step, log=leaf.log)
+    value = trial.suggest_float(name, *leaf.bounds, step=leaf.step, log=leaf.log)
+    # Optuna's own rounding may differ from the grid's in the last bit.
+    return _on_step(leaf, round((value - leaf.bounds[0]) / leaf.step)) if leaf.step else float(value)
 
 
 def _distribution(leaf: Range) -> optuna.distributions.BaseDistribution:

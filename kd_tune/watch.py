@@ -100,7 +100,9 @@ class Watch:
         """Listens to a run: counts epochs, and in a log prints what a person would want to know."""
         self._epochs_here += event["event"] == records.EPOCH
         broke = event["event"] == records.RETRIED or event.get("reason") == "failed"
-        if broke or not self._console.is_terminal:  # on a terminal the table says the rest
+        if (
+            broke or event["event"] == records.EXHAUSTED or not self._console.is_terminal
+        ):  # on a terminal the table says the rest
             line = self._line(event)
             if line:
                 self._console.print(line)
@@ -142,6 +144,8 @@ class Watch:
             return f"trial {event['trial']:4d} starts   {event['arm']}: {drawn}"
         if event["event"] == records.RETRIED:
             return f"trial {event['trial']:4d} broke and starts again from its last checkpoint: {event['error']}"
+        if event["event"] == records.EXHAUSTED:
+            return f"{event['arm']} ends with {event['trials']} trials: its space holds no draw that was not tried"
         if event["event"] not in (records.STOPPED, records.EPOCH):
             return None
         now = time.monotonic()

@@ -205,6 +205,8 @@ def test_shipped_search_files_are_plain_yaml(name: str) -> None:
         ("kd_tune.host", "ray optuna matplotlib torchvision"),
         ("kd_tune.teacher_import", "ray optuna matplotlib torchvision"),
         ("kd_tune.export", "ray"),
+        ("kd_tune.optuna_export", "torch ray"),
+        ("kd_tune.proposals", "torch ray"),
     ],
 )
 def test_modules_load_only_what_they_need(modules: str, forbidden: str) -> None:

@@ -6,13 +6,14 @@ Shapes: K trials, B batch, C classes.
 from __future__ import annotations
 
 import inspect
+import itertools
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from kd_tune.objectives import OBJECTIVES, Objective
+from kd_tune.objectives import OBJECTIVES, TEACHER, Objective
 
 K, B, C = 4, 7, 5
 
@@ -107,6 +108,46 @@ def test_every_hyperparameter_changes_the_loss(name: str, argument: str) -> None
     default, changed = OBJECTIVES[name](), OBJECTIVES[name](**{argument: OTHER[argument]})
     before, after = (loss(objective, student_logits(), teacher_logits()) for objective in (default, changed))
     assert abs(before - after) > 1e-3
+
+
+# Values at which something may be without effect, and others. A new hyperparameter needs a line here.
+SPECIAL: dict[str, list[Any]] = {
+    "alpha": [0.0, 0.3, 1.0],
+    "temperature": [1.0, 2.5],
+    "scale": ["none", "T", "T2"],
+    "smoothing": [0.0, 0.35, 1.0],
+}
+
+
+def settings_of(name: str) -> list[dict[str, Any]]:
+    keys = list(inspect.signature(OBJECTIVES[name]).parameters)
+    return [dict(zip(keys, values, strict=True)) for values in itertools.product(*(SPECIAL[key] for key in keys))]
+
+
+def loss_and_gradient(objective: Objective, teacher: Tensor) -> Tensor:
+    student = student_logits().requires_grad_()
+    value = loss(objective, student, teacher)
+    value.backward()
+    assert student.grad is not None
+    return torch.cat([value.detach().reshape(1), student.grad.flatten()])
+
+
+@pytest.mark.parametrize(("name", "setting"), [(name, setting) for name in OBJECTIVES for setting in settings_of(name)])
+def test_what_is_called_inert_changes_no_bit_of_loss_and_gradient_and_nothing_else_is_inert(
+    name: str, setting: dict[str, Any]
+) -> None:
+    objective = OBJECTIVES[name](**setting)
+    before = loss_and_gradient(objective, teacher_logits())
+    others = {TEACHER: [loss_and_gradient(objective, teacher_logits(2))]} | {
+        key: [
+            loss_and_gradient(OBJECTIVES[name](**setting | {key: value}), teacher_logits())
+            for value in SPECIAL[key]
+            if value != setting[key]
+        ]
+        for key in setting
+    }
+    unchanged = {key for key, results in others.items() if all(torch.equal(before, result) for result in results)}
+    assert unchanged == objective.inert()
 
 
 @every_objective

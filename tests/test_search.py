@@ -53,6 +53,18 @@ def test_a_resumed_run_must_find_its_data_unchanged(finished_run: Path, tmp_path
     assert complaints(finished_run, 24, 6) == []
 
 
+def test_an_arm_whose_space_is_used_up_ends_early_and_can_be_extended_in_vain(
+    tmp_path: Path, toy_npz: Path, ray_cluster: None
+) -> None:
+    changes = {"trial.student.width": 0.25, "trial.objective.alpha": {"choice": [0.2, 0.8]}, "trial.optimizer.lr": 0.05}
+    file = load_search_file(write_search(tmp_path, toy_search(**changes)))
+    state = start(file, tmp_path / "run", Launch(source=toy_npz), QUIET)
+    assert (state.quota, len(state.trials)) == ({"distil": 2}, 2)
+    assert complaints(tmp_path / "run", 2, 6) == []
+    again = resume(tmp_path / "run", Launch(extend=3), QUIET)
+    assert (again.quota, len(again.trials), again.num_missing()) == ({"distil": 2}, 2, 0)
+
+
 def test_a_request_that_no_node_can_meet_is_refused_at_once(tmp_path: Path, toy_npz: Path, ray_cluster: None) -> None:
     file = load_search_file(write_search(tmp_path, toy_search(**{"resources.cpus_per_trial": 1000})))
     with pytest.raises(ConfigError, match="asks for 1000 CPUs and 0 GPUs, but no node has them"):

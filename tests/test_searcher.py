@@ -1,21 +1,24 @@
-"""Proposals: a function of seed, number and finished trials; pruned and diverged trials told as such."""
+"""The searcher: which arm is next, its points, its end; what Ray may pickle of it."""
 
 from __future__ import annotations
 
-import math
+import io
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.trial import TrialState as OptunaState
+from ray.tune.search import Searcher
+from rich.console import Console
 
 from kd_tune.config import Choice, FloatRange, SamplerConfig, SchedulerConfig, SearchConfig
-from kd_tune.ledger import Run, RunState, TrialState
-from kd_tune.proposals import _to_optuna, propose
+from kd_tune.ledger import Run, RunState, TrialState, replay
+from kd_tune.proposals import SAMPLERS
 from kd_tune.scheduler import Referee, RunScheduler
 from kd_tune.searcher import RunSearcher, next_arm, points_of_arm
-from kd_tune.space import Space, contains
+from kd_tune.space import Space
+from kd_tune.watch import Watch
 from tests.searches import toy_manifest
 
 SPACE = Space(
@@ -27,73 +30,72 @@ SPACE = Space(
         "optimizer": {"name": "sgd", "lr": FloatRange(bounds=[1e-3, 1e-1], log=True)},
     }
 )
-TPE = SamplerConfig(num_startup_trials=3)
 
 
-def ended(number: int, draw: dict[str, Any], value: float | None, end: Any = "completed") -> TrialState:
-    rows = {epoch: {"val_accuracy": value, "epoch": epoch} for epoch in (1, 2)}
-    return TrialState(number, "distil", draw, rows=rows, end=end)
-
-
-def history(length: int) -> list[TrialState]:
-    """Trials of which small rates did well."""
-    trials: list[TrialState] = []
-    for index in range(length):
-        draw = propose(SPACE, [], index, SamplerConfig(name="random"), seed=index)
-        trials.append(ended(index, draw, 1 + math.log10(draw["optimizer.lr"]) / -4))
-    return trials
-
-
-@pytest.mark.parametrize("name", ["tpe", "random"])
-def test_a_proposal_follows_from_seed_and_history_alone(name: Any) -> None:
-    config = SamplerConfig(name=name, num_startup_trials=3)
-    past = history(8)
-    first = propose(SPACE, past, 8, config, seed=5)
-    assert first == propose(SPACE, past, 8, config, seed=5)
-    assert first != propose(SPACE, past, 8, config, seed=6)
-    assert all(contains(leaf, first[parameter]) for parameter, leaf in SPACE.active(first).items())
-
-
-def test_tpe_learns_from_history() -> None:
-    past = history(30)
-    proposed = [propose(SPACE, past, 30, TPE, seed=seed)["optimizer.lr"] for seed in range(30)]
-    blind = [propose(SPACE, [], 0, TPE, seed=seed)["optimizer.lr"] for seed in range(30)]
-    # Small rates were best; the medians of 30 draws differ by far more than chance allows (a factor above 2).
-    assert sorted(proposed)[15] * 2 < sorted(blind)[15]
-
-
-def test_failed_trials_teach_nothing() -> None:
-    past = history(8)
-    failed = [*past, ended(8, past[0].draw, 0.9, "failed")]
-    assert propose(SPACE, failed, 9, TPE, seed=1) == propose(SPACE, past, 9, TPE, seed=1)
-
-
-def test_pruned_and_diverged_trials_are_told_as_pruned() -> None:
-    draw = propose(SPACE, [], 0, TPE, seed=0)
-    pruned = _to_optuna(SPACE, ended(0, draw, 0.4, "pruned"))
-    assert pruned.state == OptunaState.PRUNED
-    assert pruned.intermediate_values == {1: 0.4, 2: 0.4}
-    diverged = _to_optuna(SPACE, ended(0, draw, 0.4, "diverged"))
-    assert diverged.state == OptunaState.PRUNED
-    assert math.isnan(diverged.intermediate_values[2])
-    completed = _to_optuna(SPACE, ended(0, draw, 0.4))
-    assert (completed.state, completed.value) == (OptunaState.COMPLETE, 0.4)
-
-
-def test_grid_takes_every_cell_in_turn() -> None:
-    space = Space({"a": Choice(options=[1, 2, 3]), "b": Choice(options=["x", "y"])})
-    draws = [propose(space, [], index, SamplerConfig(name="grid"), seed=index) for index in range(12)]
-    assert draws[:6] == draws[6:]
-    assert len({tuple(draw.items()) for draw in draws}) == 6
-
-
-def test_points_come_first_and_what_they_leave_out_is_drawn() -> None:
-    points = [{"optimizer.lr": 0.01, "objective": "hinton"}]
-    draw = propose(SPACE, [], 0, TPE, seed=0, points=points)
-    assert draw["optimizer.lr"] == 0.01
-    assert 0 <= draw["objective[hinton].alpha"] <= 1
-    assert propose(SPACE, [], 1, TPE, seed=0, points=points)["optimizer.lr"] != 0.01
+def test_points_are_cut_to_what_an_arm_has() -> None:
     assert points_of_arm([{"optimizer.lr": 0.01, "objective.alpha": 1.0}], SPACE) == [{"optimizer.lr": 0.01}]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    made = Run.create(tmp_path / "run", "search: {}\n", toy_manifest())
+    made.record("started", quota={"distil": 9, "cross_entropy": 2})
+    yield made
+    made.close()
+
+
+CELLS = Space(
+    {
+        "objective": {"name": "hinton", "alpha": Choice(options=[0.0, 0.5]), "temperature": Choice(options=[1.0, 2.0])},
+        "optimizer": {"name": "sgd", "lr": 0.1},
+    }
+)
+ONE_CELL = Space({"objective": {"name": "cross_entropy"}})
+
+
+def suggestions(run: Run, config: SearchConfig) -> list[dict[str, Any]]:
+    """What a searcher proposes until it has no more."""
+    searcher = RunSearcher(run, {"distil": CELLS, "cross_entropy": ONE_CELL}, config)
+    return list(iter(lambda: searcher.suggest("some id"), Searcher.FINISHED))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_an_arm_ends_when_every_trial_of_its_space_was_proposed_once(run: Run, name: Any) -> None:
+    """Of four cells two are the same trial: at alpha 0 the temperature does nothing. The other arm has one cell."""
+    proposed = suggestions(run, SearchConfig(sampler=SamplerConfig(name=name)))
+    assert len(proposed) == 4
+    assert run.state.quota == {"distil": 3, "cross_entropy": 1}
+    assert run.state.num_missing() == 0
+    distilled = {
+        (trial.draw["objective.alpha"], trial.draw["objective.temperature"]) for trial in run.state.of_arm("distil")
+    }
+    assert distilled == {(0.0, 1.0), (0.5, 1.0), (0.5, 2.0)}
+    assert replay(run.folder) == run.state
+
+
+def test_an_exhausted_arm_that_is_extended_ends_again(run: Run) -> None:
+    suggestions(run, SearchConfig())
+    run.record("extended", num_trials=5)
+    assert [found["number"] for found in suggestions(run, SearchConfig())] == [0, 1, 2, 3], "those that can go on"
+    assert run.state.num_missing() == 0
+    assert run.state.quota == {"distil": 3, "cross_entropy": 1}
+
+
+def test_a_trial_that_failed_makes_room_for_its_draw(run: Run) -> None:
+    suggestions(run, SearchConfig())
+    lost = run.state.of_arm("distil")[1]
+    for trial in run.state.unfinished():
+        run.record("stopped", trial=trial.number, reason="failed" if trial is lost else "diverged")
+    run.record("extended", num_trials=1)
+    (again,) = suggestions(run, SearchConfig())
+    assert run.state.trials[again["number"]].draw == lost.draw
+
+
+def test_a_watcher_is_told_that_an_arm_has_ended(run: Run) -> None:
+    written = io.StringIO()
+    run.listeners.append(Watch(Console(file=written, width=200), run.state, 9))
+    suggestions(run, SearchConfig())
+    assert "distil ends with 3 trials: its space holds no draw that was not tried" in written.getvalue()
 
 
 def test_arms_take_turns_by_their_shares() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import optuna
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from kd_tune.config import TRIAL_SECTIONS, Choice, FloatRange, IntRange, Source, parse_search_file
@@ -193,6 +193,7 @@ def test_a_logarithmic_range_is_drawn_evenly_over_orders_of_magnitude(kind: type
     assert counts[False] < 10
 
 
+@settings(max_examples=1000)
 @given(TRIALS)
 def test_a_space_survives_being_written_to_a_file_and_read_again(trial: dict[str, Any]) -> None:
     space = space_of(trial)
@@ -249,6 +250,14 @@ def test_a_grid_walks_through_steps_and_whole_numbers() -> None:
     space = Space({"a": FloatRange(bounds=[0.1, 0.3], step=0.1), "b": IntRange(bounds=[2, 6], step=2)})
     cells = [(pytest.approx(a), b) for a in (0.1, 0.2, 0.3) for b in (2, 4, 6)]
     assert [(cell["a"], cell["b"]) for cell in space.grid()] == cells
+
+
+def test_a_stepped_draw_is_a_cell_of_the_grid_to_the_last_bit_and_never_past_the_end() -> None:
+    """0.1 + 2 x 0.1 is 0.30000000000000004, which lies outside of 0.1 to 0.3."""
+    space = Space({"a": FloatRange(bounds=[0.1, 0.3], step=0.1), "b": FloatRange(bounds=[0.0, 0.7], step=0.1)})
+    cells = space.grid()
+    assert all(contains(leaf, cell[name]) for cell in cells for name, leaf in space.parameters().items())
+    assert all(draw_from(space, seed) in cells for seed in range(50))
 
 
 def test_a_grid_of_millions_is_refused_with_its_size_before_it_is_made() -> None:
