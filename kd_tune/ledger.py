@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from kd_tune import records
 from kd_tune.errors import ConfigError
@@ -27,7 +27,7 @@ SEGMENT_LINES = 20_000
 SEGMENTS = "[0-9][0-9][0-9][0-9][0-9].jsonl"
 MANIFEST = "manifest.json"
 SEARCH_FILE = "search.yaml"
-KEPT_CHECKPOINTS = 5  # of each arm's best trials; the others' are deleted when they end
+KEPT_CHECKPOINTS = 5  # of each arm's (and stratum's) best trials; the others' are deleted when they end
 
 
 class Fingerprints(Record):
@@ -87,6 +87,7 @@ class Manifest(Record):
 _FIELD_TYPES: dict[str, dict[str, type]] = {
     records.STARTED: {"quota": dict},
     records.EXTENDED: {"num_trials": int},
+    records.EXHAUSTED: {"arm": str},
     records.PROPOSED: {"trial": int, "arm": str, "draw": dict},
     records.EPOCH: {"trial": int, "attempt": int, "epoch": int},
     records.SPARED: {"trial": int, "epoch": int},
@@ -147,12 +148,14 @@ class RunState:
     Attributes:
         trials: by number.
         quota: trials wanted, by arm.
+        strata: the largest parameter count of every stratum of students; empty where all compete with each other.
         launches: how often a launcher opened the run.
         test_openings: events that opened the test set.
     """
 
     trials: dict[int, TrialState] = field(default_factory=dict)
     quota: dict[str, int] = field(default_factory=dict)
+    strata: tuple[int, ...] = ()
     launches: int = 0
     test_openings: list[Event] = field(default_factory=list)
 
@@ -165,8 +168,11 @@ class RunState:
         if kind == records.STARTED:
             self.launches += 1
             self.quota = self.quota or dict(event["quota"])
+            self.strata = self.strata or tuple(event.get("strata", ()))
         elif kind == records.EXTENDED:
             self.quota = {arm: count + event["num_trials"] for arm, count in self.quota.items()}
+        elif kind == records.EXHAUSTED:
+            self.quota[event["arm"]] = len(self.of_arm(event["arm"]))
         elif kind == records.PROPOSED:
             self.trials[event["trial"]] = TrialState(
                 event["trial"],
@@ -235,6 +241,17 @@ def replay(folder: Path) -> RunState:
         except (KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{folder}: the ledger's event {event} cannot be followed: {error!r}") from None
     return state
+
+
+class Recorder(Protocol):
+    """What proposes and judges trials needs of a run."""
+
+    @property
+    def state(self) -> RunState:
+        """What was recorded so far adds up to."""
+
+    def record(self, event: str, **fields: Any) -> None:
+        """Records an event and folds it into the state."""
 
 
 class Run:

@@ -7,7 +7,7 @@ next, so a search that was resumed proposes what it would have proposed undistur
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import optuna
 from optuna.trial import FrozenTrial, create_trial
@@ -15,38 +15,51 @@ from optuna.trial import TrialState as OptunaState
 
 from kd_tune.config import SamplerConfig
 from kd_tune.ledger import TrialState
-from kd_tune.records import METRIC
+from kd_tune.records import METRIC, derive_seed
 from kd_tune.space import Draw, Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
+ATTEMPTS = 64
+
 
 def propose(
     space: Space,
-    finished: Sequence[TrialState],
-    index: int,
+    trials: Sequence[TrialState],
     config: SamplerConfig,
     seed: int,
-    points: Sequence[Draw] = (),
-) -> Draw:
+    *,
+    start: Draw | None = None,
+    fixed: Draw | None = None,
+    accept: Callable[[Draw], bool] | None = None,
+) -> Draw | None:
     """The next draw of an arm.
 
     Args:
         space: what to draw from.
-        finished: the arm's trials that have ended, in the order of proposals; those that failed are passed over.
-        index: proposals of this arm so far.
+        trials: the arm's so far, in the order of proposals; the sampler learns from those that ended and did not fail.
         config: which sampler, and its settings.
         seed: of this one proposal.
-        points: draws to start from; what one leaves out is drawn.
+        start: a wish: a point to start from, of which the sampler draws what is left out.
+        fixed: a condition: parameters that are given; the sampler draws the rest.
+        accept: whether a draw will do; any will, if it is left out.
+
+    Returns:
+        A draw that no trial had yet and that will do; None if the sampler, asked ATTEMPTS times, found none.
     """
     if config.name == "grid":
         cells = space.grid()
-        return cells[index % len(cells)]
-    study = optuna.create_study(direction="maximize", sampler=_sampler(config, seed))
-    study.add_trials([_to_optuna(space, trial) for trial in finished if trial.end != "failed"])
-    if index < len(points):
-        study.enqueue_trial(points[index])
-    return space.suggest(study.ask())
+        return cells[len(trials) % len(cells)]
+    ended = [_to_optuna(space, trial) for trial in trials if trial.end not in (None, "failed")]
+    for attempt in range(-1 if start else 0, ATTEMPTS):
+        study = optuna.create_study(direction="maximize", sampler=_sampler(config, derive_seed(seed, attempt)))
+        study.add_trials(ended)
+        if given := {**(start or {} if attempt < 0 else {}), **(fixed or {})}:
+            study.enqueue_trial(given)
+        draw = space.suggest(study.ask())
+        if all(draw != trial.draw for trial in trials) and (accept is None or accept(draw)):
+            return draw
+    return None
 
 
 def _sampler(config: SamplerConfig, seed: int) -> optuna.samplers.BaseSampler:

@@ -17,13 +17,14 @@ StopReason = Literal["completed", "pruned", "diverged", "failed"]
 STOP_REASONS: tuple[StopReason, ...] = ("completed", "pruned", "diverged", "failed")
 
 # Kinds of ledger events.
-STARTED = "started"  # a launcher opened the run: versions, number of trials by arm
+STARTED = "started"  # a launcher opened the run: versions, number of trials by arm, edges of the strata of students
 PROPOSED = "proposed"  # a trial was drawn: number, arm, draw, config
 EPOCH = "epoch"  # a trial reported an epoch
 SPARED = "spared"  # a trial that is never pruned was told to stop, for the first time
 STOPPED = "stopped"  # a trial ended, with its reason
 RETRIED = "retried"  # a trial broke and was started again
 EXTENDED = "extended"  # trials were added to every arm
+EXHAUSTED = "exhausted"  # an arm's space holds no new draw; the arm ends with the trials that it has
 TEST_OPENED = "test_opened"  # somebody looked at the test set
 PAUSED = "paused"  # the launcher left before the search was done, and why
 FINISHED = "finished"  # every trial has ended
