@@ -45,14 +45,19 @@ def propose(
         accept: whether a draw will do; any will, if it is left out.
 
     Returns:
-        A draw that no trial had yet and that will do; None if the sampler, asked ATTEMPTS times, found none.
+        A draw that no trial had yet and that will do; None if neither the sampler nor chance, asked ATTEMPTS times each,
+        found one.
     """
     if config.name == "grid":
         cells = space.grid()
         return cells[len(trials) % len(cells)]
     ended = [_to_optuna(space, trial) for trial in trials if trial.end not in (None, "failed")]
-    for attempt in range(-1 if start else 0, ATTEMPTS):
-        study = optuna.create_study(direction="maximize", sampler=_sampler(config, derive_seed(seed, attempt)))
+    at_random = SamplerConfig(name="random")
+    for attempt in range(-1 if start else 0, 2 * ATTEMPTS):
+        study = optuna.create_study(
+            direction="maximize",
+            sampler=_sampler(config if attempt < ATTEMPTS else at_random, derive_seed(seed, attempt)),
+        )
         study.add_trials(ended)
         if given := {**(start or {} if attempt < 0 else {}), **(fixed or {})}:
             study.enqueue_trial(given)
