@@ -45,8 +45,8 @@ def propose(
         accept: whether a draw will do; any will, if it is left out.
 
     Returns:
-        A draw that no trial had yet and that will do; None if neither the sampler nor chance, asked ATTEMPTS times each,
-        found one.
+        A draw that no trial had yet and that will do; None if neither the sampler nor chance found one in ATTEMPTS
+        tries each.
     """
     if config.name == "grid":
         cells = space.grid()
