@@ -110,9 +110,9 @@ def _markdown(rows: pd.DataFrame, made: dict[str, Any], recorded: CurveTable, ar
 
 {arguments.seeds} searches each over {len(recorded.draws)} recorded configurations of {recorded.num_epochs} epochs;
 {WORKERS} workers, budget {TRIALS} whole trainings. Target: {100 * target:.2f} %, what random search without pruning has
-in hand at the end (median). Time to target: first time in hand, as a share of the budget, median. Accuracies in % on the
-half of the validation images that a search did not see; differences in points, seed by seed, with intervals that hold
-for the three times at once (95 %).
+in hand at the end (median). Time to target: first time in hand, as a share of the budget, median. Accuracies in %, on
+the half of the validation images that a search did not see; differences in points, seed by seed, with intervals that
+hold for the three times at once (95 %).
 
 {table(header, lines)}
 

@@ -22,12 +22,20 @@ def usable(tables: RunTables) -> pd.DataFrame:
 
 
 def best(tables: RunTables, top: int = 1, ended: bool = False) -> pd.DataFrame:
-    """The best `top` trials of every arm, in the order of the search file; with `ended`, of those that have ended."""
+    """The best `top` trials of every arm, in the order of the search file; with `ended`, of those that have ended.
+
+    Where the search had strata, of every arm and stratum, smallest students first.
+    """
     ranked = usable(tables)
     if ended:
         ranked = ranked[ranked["status"] != "unfinished"]
-    parts = [ranked[ranked["arm"] == arm].head(top) for arm in tables.state.quota]
-    columns = ["arm", "number", METRIC, "status", "epoch", "num_parameters", *tables.parameters]
+    parts = [
+        ranked[(ranked["arm"] == arm) & (ranked["stratum"] == stratum)].head(top)
+        for arm in tables.state.quota
+        for stratum in range(max(1, len(tables.state.strata)))
+    ]
+    columns = ["arm", *(["stratum"] if tables.state.strata else [])]
+    columns += ["number", METRIC, "status", "epoch", "num_parameters", *tables.parameters]
     return pd.concat(parts)[columns].reset_index(drop=True)
 
 
@@ -112,7 +120,7 @@ def comparison_epoch(tables: RunTables) -> int:
     """The latest epoch that every trial had a chance to reach: the first rung, or the last epoch without pruning."""
     num_epochs: int = tables.file.trial["training"]["num_epochs"]
     scheduler = tables.file.search.scheduler
-    return min(scheduler.grace_period, num_epochs) if scheduler.name == "asha" else num_epochs
+    return num_epochs if scheduler.name == "none" else min(scheduler.grace_period, num_epochs)
 
 
 def importance(tables: RunTables) -> pd.DataFrame:

@@ -30,7 +30,7 @@ from kd_tune.config import ResourcesConfig, SearchFile
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import Run
 from kd_tune.records import METRIC
-from kd_tune.scheduler import Referee, RunScheduler
+from kd_tune.scheduler import RunScheduler
 from kd_tune.searcher import RunSearcher
 from kd_tune.trainable import RunContext, train_trial
 
@@ -64,7 +64,13 @@ def connected(address: str | None) -> Iterator[None]:
 
 
 def fit(
-    run: Run, file: SearchFile, context: RunContext, referee: Referee, slots: int, time_budget: float | None
+    run: Run,
+    file: SearchFile,
+    context: RunContext,
+    searcher: RunSearcher,
+    scheduler: RunScheduler,
+    slots: int,
+    time_budget: float | None,
 ) -> None:
     """Gives Ray everything that a run still has to do; returns when it is done, interrupted, or out of time."""
     tuner = tune.Tuner(
@@ -75,8 +81,8 @@ def fit(
         tune_config=tune.TuneConfig(
             metric=METRIC,
             mode="max",
-            search_alg=RunSearcher(run, context.spaces, file.search),
-            scheduler=RunScheduler(run, referee),
+            search_alg=searcher,
+            scheduler=scheduler,
             num_samples=len(run.state.unfinished()) + run.state.num_missing(),
             max_concurrent_trials=slots,  # without it Tune starts a searcher's trials one by one
             reuse_actors=True,

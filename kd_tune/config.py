@@ -11,7 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from kd_tune.errors import ConfigError
 from kd_tune.strict_yaml import StrictYamlError, parse_scalar, parse_yaml
@@ -131,18 +141,42 @@ class SamplerConfig(Model):
     constant_liar: bool = False
 
 
+_RUNG_SETTINGS = ("grace_period", "reduction_factor", "never_pruned")
+# The settings that each scheduler has a use for; others are refused, and not written out as defaults.
+_SCHEDULER_SETTINGS: dict[str, tuple[str, ...]] = {
+    "asha": _RUNG_SETTINGS,
+    "ray_asha": _RUNG_SETTINGS,
+    "median": ("grace_period", "never_pruned"),
+    "none": (),
+}
+
+
 class SchedulerConfig(Model):
     """When trials are stopped.
 
     Attributes:
-        name: `asha`, or `none` to train every trial to the end.
-        grace_period: epochs of the first rung; nothing is stopped before.
+        name: `asha` (ours); `ray_asha` or `median`, Ray's own; or `none` to train every trial to the end.
+        grace_period: the first epoch after which a trial can be stopped; the first rung.
         reduction_factor: a rung keeps the best 1 / reduction_factor.
+        never_pruned: share of every arm's trials that are trained to the end whatever happens at the rungs, so that
+            pruning can be judged by them.
     """
 
-    name: Literal["asha", "none"] = "asha"
+    name: Literal["asha", "ray_asha", "median", "none"] = "asha"
     grace_period: Annotated[int, Field(ge=1)] = 3
     reduction_factor: Annotated[int, Field(ge=2)] = 3
+    never_pruned: Annotated[float, Field(ge=0, le=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _settings_have_a_use(self) -> Self:
+        useless = sorted(self.model_fields_set - {"name", *_SCHEDULER_SETTINGS[self.name]})
+        if useless:
+            raise ValueError(f"{self.name} has no use for {' and '.join(useless)}; leave out what it has no use for")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_the_useless(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in dump(self).items() if key in ("name", *_SCHEDULER_SETTINGS[self.name])}
 
 
 class ArmConfig(Model):
@@ -170,6 +204,7 @@ class SearchConfig(Model):
     """The `search` section.
 
     Attributes:
+        goal: `best`, the most accurate student; or `front`, the best student at every size.
         num_trials: trials of every arm.
         arms: names, or sections with a name and a number of trials.
         sampler: how trials are proposed.
@@ -179,6 +214,7 @@ class SearchConfig(Model):
         max_failures: times a trial that broke is started again from its last checkpoint.
     """
 
+    goal: Literal["best", "front"] = "best"
     num_trials: Annotated[int, Field(ge=1)] = 32
     arms: Annotated[list[ArmConfig], Field(min_length=1)] = [ArmConfig(name="distil")]
     sampler: SamplerConfig = SamplerConfig()

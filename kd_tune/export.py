@@ -70,12 +70,12 @@ def load_student(folder: Path | str) -> Student:
 
 
 def export_best(run: Path, target: Path, top: int, replace: bool = False) -> list[str]:
-    """Exports the best `top` students of every arm.
+    """Exports the best `top` students of every arm, and of every size where the search wanted the best at each.
 
     Args:
         run: the run's folder.
         target: the folder that will hold a folder for each student.
-        top: how many of each arm.
+        top: how many of each.
         replace: whether an earlier export may lie there; it is replaced.
 
     Returns:
@@ -90,16 +90,25 @@ def export_best(run: Path, target: Path, top: int, replace: bool = False) -> lis
     lines = []
     with written_whole(target, replace) as temporary:
         temporary.mkdir()
-        for arm, trials in analysis.best(tables, top, ended=True).groupby("arm", sort=False):
-            for rank, number in enumerate(trials["number"], start=1):
-                found = checkpoint.newest(checkpoints_of(run, int(number)))
-                if found is None:
-                    raise ConfigError(f"{run}: trial {number} has no checkpoint")
-                name = f"{arm}_{rank}"
-                lines.append(f"{target / name}: {_export_student(found, temporary / name)}")
+        for name, number in _names(tables, top).items():
+            found = checkpoint.newest(checkpoints_of(run, number))
+            if found is None:
+                raise ConfigError(f"{run}: trial {number} has no checkpoint")
+            lines.append(f"{target / name}: {_export_student(found, temporary / name)}")
         if not lines:
             raise ConfigError(f"{run}: no trial has a figure yet; there is nothing to export")
     return lines
+
+
+def _names(tables: results.RunTables, top: int) -> dict[str, int]:
+    """The best trials' numbers by what their students will be called: `distil_1`, or `distil_15738_1` by size."""
+    names = {}
+    strata = bool(tables.state.strata)
+    for _, trials in analysis.best(tables, top, ended=True).groupby(["arm", "stratum"][: 1 + strata], sort=False):
+        for rank, trial in enumerate(trials.to_dict("records"), start=1):
+            size = [str(trial["num_parameters"])] if strata else []
+            names["_".join([str(trial["arm"]), *size, str(rank)])] = int(trial["number"])
+    return names
 
 
 def _export_student(source: Path, target: Path) -> str:

@@ -27,7 +27,7 @@ SEGMENT_LINES = 20_000
 SEGMENTS = "[0-9][0-9][0-9][0-9][0-9].jsonl"
 MANIFEST = "manifest.json"
 SEARCH_FILE = "search.yaml"
-KEPT_CHECKPOINTS = 5  # of each arm's best trials; the others' are deleted when they end
+KEPT_CHECKPOINTS = 5  # of each arm's (and stratum's) best trials; the others' are deleted when they end
 
 
 class Fingerprints(Record):
@@ -152,6 +152,7 @@ class RunState:
     Attributes:
         trials: by number.
         quota: trials wanted, by arm.
+        strata: the largest parameter count of every stratum of students; empty where all compete with each other.
         launches: how often a launcher opened the run.
         test_openings: events that opened the test set.
         known: trials of earlier runs by arm, which samplers are shown; they belong to no table and no quota.
@@ -159,6 +160,7 @@ class RunState:
 
     trials: dict[int, TrialState] = field(default_factory=dict)
     quota: dict[str, int] = field(default_factory=dict)
+    strata: tuple[int, ...] = ()
     launches: int = 0
     test_openings: list[Event] = field(default_factory=list)
     known: dict[str, list[TrialState]] = field(default_factory=dict)
@@ -172,6 +174,7 @@ class RunState:
         if kind == records.STARTED:
             self.launches += 1
             self.quota = self.quota or dict(event["quota"])
+            self.strata = self.strata or tuple(event.get("strata", ()))
         elif kind == records.EXTENDED:
             self.quota = {arm: count + event["num_trials"] for arm, count in self.quota.items()}
         elif kind == records.EXHAUSTED:
@@ -261,14 +264,14 @@ def replay(folder: Path) -> RunState:
 
 
 class Recorder(Protocol):
-    """What searcher and scheduler need of a run."""
+    """What proposes and judges trials needs of a run."""
 
     @property
     def state(self) -> RunState:
-        """What was recorded so far."""
+        """What was recorded so far adds up to."""
 
     def record(self, event: str, **fields: Any) -> None:
-        """Records an event, and folds it into the state."""
+        """Records an event and folds it into the state."""
 
 
 class Run:

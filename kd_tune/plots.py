@@ -43,17 +43,16 @@ def figures(tables: RunTables, shares: pd.DataFrame, by_teacher: pd.DataFrame) -
 
 
 def curves(tables: RunTables) -> Figure:
-    """Validation accuracy by epoch: a thin line a trial, a thick one for the best of each arm."""
+    """Validation accuracy by epoch: a thin line a trial, a thick one for the best of each arm (and stratum)."""
     arms = list(tables.state.quota)
     figure, axes_row = _figure(len(arms), width=4.2 * len(arms))
-    best = analysis.best(tables).set_index("arm")
+    best = analysis.best(tables)
     for axes, arm, colour in zip(axes_row, arms, COLOURS, strict=False):
         for _, rows in tables.history[tables.history["arm"] == arm].groupby("trial"):
             axes.plot(rows["epoch"], rows[METRIC], color="0.7", linewidth=0.8)
-        if arm in best.index:
-            rows = tables.history[tables.history["trial"] == best.loc[arm, "number"]]
-            number, value = int(best["number"][arm]), float(best[METRIC][arm])
-            label = f"{arm}: trial {number}, {value:.2%}"
+        for trial in best[best["arm"] == arm].to_dict("records"):
+            rows = tables.history[tables.history["trial"] == trial["number"]]
+            label = f"{arm}: trial {trial['number']}, {trial[METRIC]:.2%}"
             axes.plot(rows["epoch"], rows[METRIC], color=colour, linewidth=2.2, label=label)
         axes.set_title(arm)
         axes.set_xlabel("epoch")

@@ -17,7 +17,7 @@ StopReason = Literal["completed", "pruned", "diverged", "failed"]
 STOP_REASONS: tuple[StopReason, ...] = ("completed", "pruned", "diverged", "failed")
 
 # Kinds of ledger events.
-STARTED = "started"  # a launcher opened the run: versions, number of trials by arm
+STARTED = "started"  # a launcher opened the run: versions, number of trials by arm, edges of the strata of students
 PROPOSED = "proposed"  # a trial was drawn: number, arm, draw, config
 EPOCH = "epoch"  # a trial reported an epoch
 SPARED = "spared"  # a trial that is never pruned was told to stop, for the first time

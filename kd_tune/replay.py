@@ -30,6 +30,7 @@ from kd_tune.records import METRIC, finite_or_none
 from kd_tune.scheduler import Referee, RunScheduler
 from kd_tune.searcher import RunSearcher
 from kd_tune.space import Draw, Space
+from kd_tune.strata import Students
 
 ARM = "distil"
 NO_CONTROLLER: Any = None  # Tune's own loop, at which these schedulers do not look
@@ -69,9 +70,11 @@ class OwnSearch:
 
     def __init__(self, table: CurveTable, config: SearchConfig) -> None:
         self._run = MemoryRun()
-        self._run.record(records.STARTED, quota={ARM: len(table.draws)})
-        self._searcher = RunSearcher(self._run, {ARM: table.space}, config)
-        self._scheduler = RunScheduler(self._run, Referee(config.scheduler, (ARM,), table.num_epochs))
+        students = recorded_students(table)
+        strata = students.edges() if config.goal == "front" else ()
+        self._run.record(records.STARTED, quota={ARM: len(table.draws)}, strata=strata)
+        self._searcher = RunSearcher(self._run, {ARM: table.space}, config, students)
+        self._scheduler = RunScheduler(self._run, Referee(config.scheduler, table.num_epochs))
 
     def suggest(self) -> tuple[int, Draw] | None:
         number = len(self._run.state.trials)
@@ -86,6 +89,14 @@ class OwnSearch:
         result = {"epoch": epoch, METRIC: value, "diverged": bool(np.isnan(value)), "restored": False}
         verdict = self._scheduler.on_trial_result(None, _stand_in(number), result)
         return bool(verdict == TrialScheduler.CONTINUE)
+
+
+def recorded_students(table: CurveTable) -> Students:
+    """The students of a table by their size; one that was not recorded has the size of the nearest that was."""
+    space = Space({"student": table.trial["student"]})
+    draws = [{name: draw[name] for name in space.parameters() if name in draw} for draw in table.draws]
+    nearest = Nearest(space, draws)
+    return Students(lambda draw: int(table.num_parameters[nearest.find(draw)]), tuple(draws))
 
 
 class RayDefaults:
@@ -248,6 +259,10 @@ class Nearest:
         chosen = int(np.where(self._unused, distances, np.inf).argmin())
         self._unused[chosen] = False
         return chosen
+
+    def find(self, draw: Draw) -> int:
+        """The index of the nearest configuration, used or not."""
+        return int(np.square(self._points - self._encode(draw)).sum(axis=1).argmin())
 
     def _encode(self, draw: Draw) -> np.ndarray:
         return np.concatenate([_coordinates(leaf, draw.get(name)) for name, leaf in self._leaves.items()])

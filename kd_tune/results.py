@@ -23,8 +23,9 @@ class RunTables:
         file: its search file.
         manifest: how it was made.
         state: the folded ledger.
-        trials: a row a trial: number, arm, status, epochs, the last epoch's metrics, and its parameters, each under its
-            path without the branch (`objective.alpha`), the branch itself under the path of the choice.
+        trials: a row a trial: number, arm, stratum, whether it is never pruned and where it would have been, status,
+            epochs, the last epoch's metrics, and its parameters, each under its path without the branch
+            (`objective.alpha`), the branch itself under the path of the choice.
         history: a row a trial and epoch, of epochs that were run again the last attempt.
     """
 
@@ -70,6 +71,9 @@ def _trials(state: RunState) -> pd.DataFrame:
             {
                 "number": trial.number,
                 "arm": trial.arm,
+                "stratum": trial.stratum,
+                "never_pruned": trial.never_pruned,
+                "spared_at": trial.spared_at,
                 "status": trial.end or "unfinished",
                 "attempt": trial.attempt,
                 "error": trial.error,
@@ -79,7 +83,8 @@ def _trials(state: RunState) -> pd.DataFrame:
                 "train_seconds": sum(row.get("seconds") or 0.0 for row in trial.rows.values()),
             }
         )
-    columns = ["number", "arm", "status", "attempt", "error", "epoch", METRIC, "num_parameters", "train_seconds"]
+    columns = ["number", "arm", "stratum", "never_pruned", "spared_at", "status", "attempt", "error", "epoch", METRIC]
+    columns += ["num_parameters", "train_seconds"]
     frame = pd.DataFrame(rows, columns=None if rows else columns)
     for column in columns:
         if column not in frame:

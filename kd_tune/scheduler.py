@@ -1,89 +1,94 @@
-"""When to stop a trial: asynchronous successive halving, and the ends that every trial comes to."""
+"""When a trial ends: the verdicts on its epochs, and what Ray is told of them."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from kd_tune import records
 from kd_tune.config import SchedulerConfig
-from kd_tune.ledger import Event, Recorder, Run
+from kd_tune.judges import SCHEDULERS, Judge
+from kd_tune.ledger import Event, Recorder, TrialState
 from kd_tune.records import METRIC, StopReason, select_metrics
 
-
-def rung_epochs(grace_period: int, reduction_factor: int, num_epochs: int) -> tuple[int, ...]:
-    """The epochs at which trials are compared: grace_period times powers of reduction_factor, below num_epochs.
-
-    Whole numbers throughout; computed with logarithms, the last rung of (1, 3, 243) would be lost.
-    """
-    rungs = []
-    epoch = grace_period
-    while epoch < num_epochs:
-        rungs.append(epoch)
-        epoch *= reduction_factor
-    return tuple(rungs)
-
-
-class Rungs:
-    """Asynchronous successive halving, the stopping form (Li et al. 2020, arXiv:1810.05934).
-
-    At each rung a trial goes on if fewer than 1 / reduction_factor of the trials seen there so far, or none, are better
-    than it. Equal values are treated equally, and a trial that is seen again counts once.
-
-    Args:
-        epochs: of the rungs.
-        reduction_factor: a rung keeps the best 1 / reduction_factor.
-    """
-
-    def __init__(self, epochs: tuple[int, ...], reduction_factor: int) -> None:
-        self._factor = reduction_factor
-        self._values: dict[int, dict[int, float]] = {epoch: {} for epoch in epochs}
-
-    def report(self, trial: int, epoch: int, value: float) -> bool:
-        """Takes a trial's value (larger is better); returns whether the trial goes on."""
-        rung = self._values.get(epoch)
-        if rung is None or trial in rung:
-            return True
-        rung[trial] = value
-        num_better = sum(other > value for other in rung.values())
-        return num_better < max(1, len(rung) / self._factor)
+Verdict = StopReason | Literal["spared"]
 
 
 class Referee:
     """Says of every epoch whether the trial ends with it; the same in a live search and when a ledger is replayed.
 
+    Every arm and stratum has a judge of its own. A trial that is never pruned is compared like any other until it would
+    have been pruned. From then on it is out of the comparison, so that the others' verdicts are what they would be
+    without it.
+
     Args:
         config: the scheduler's section.
-        arms: each has rungs of its own.
         num_epochs: epochs of a whole trial.
     """
 
-    def __init__(self, config: SchedulerConfig, arms: tuple[str, ...], num_epochs: int) -> None:
-        self.epochs = (
-            rung_epochs(config.grace_period, config.reduction_factor, num_epochs) if config.name == "asha" else ()
-        )
+    def __init__(self, config: SchedulerConfig, num_epochs: int) -> None:
+        self._config = config
         self._num_epochs = num_epochs
-        self._rungs = {arm: Rungs(self.epochs, config.reduction_factor) for arm in arms}
+        self._judges: dict[tuple[str, int], Judge] = {}
+        self._judged: dict[int, int] = {}
+        self._spared: set[int] = set()
+        some_judge = self._new_judge()
+        self.epochs = some_judge.epochs
+        self.rule = some_judge.rule
 
-    def judge(self, arm: str, row: Event) -> StopReason | None:
-        """Why the trial ends with this row (a ledger's epoch event), or None if it goes on."""
-        if row["diverged"] or row[METRIC] is None:
+    def judge(self, trial: TrialState, row: Event) -> Verdict | None:
+        """The verdict on one of a trial's epochs.
+
+        Args:
+            trial: whose arm, stratum and `never_pruned` count.
+            row: the epoch, as the ledger has it.
+
+        Returns:
+            Why the trial ends with it, `spared` if it was to be pruned for the first time, or None if it goes on.
+        """
+        epoch, value = row["epoch"], row[METRIC]
+        if row["diverged"] or value is None:
             return "diverged"
-        if row["epoch"] >= self._num_epochs:
+        if epoch >= self._num_epochs:
             return "completed"
-        return None if self._rungs[arm].report(row["trial"], row["epoch"], row[METRIC]) else "pruned"
+        if trial.number in self._spared or epoch <= self._judged.get(trial.number, 0):
+            return None  # an epoch that was run again was judged the first time
+        self._judged[trial.number] = epoch
+        if self._judge_of(trial).report(trial.number, epoch, value):
+            return None
+        if not trial.never_pruned:
+            return "pruned"
+        self._spared.add(trial.number)
+        return "spared"
+
+    def _judge_of(self, trial: TrialState) -> Judge:
+        group = trial.arm, trial.stratum
+        if group not in self._judges:
+            self._judges[group] = self._new_judge()
+        return self._judges[group]
+
+    def _new_judge(self) -> Judge:
+        return SCHEDULERS[self._config.name](self._config, self._num_epochs)
 
 
-def replay_verdicts(run: Run, referee: Referee, events: list[Event]) -> None:
-    """Shows the referee every epoch of a run so far, and records ends that a killed launcher had no time to record."""
+def replay_verdicts(run: Recorder, referee: Referee, events: list[Event]) -> None:
+    """Shows the referee every epoch of a run so far; records verdicts that a killed launcher had no time to record."""
     for event in events:
         if event["event"] == records.EPOCH:
             trial = run.state.trials[event["trial"]]
-            reason = referee.judge(trial.arm, event)
-            if reason is not None and trial.end is None:
-                run.record(records.STOPPED, trial=trial.number, reason=reason, epoch=event["epoch"])
+            verdict = referee.judge(trial, event)
+            known = trial.end if verdict != "spared" else trial.spared_at
+            if verdict is not None and known is None:
+                _record(run, verdict, trial, event["epoch"])
+
+
+def _record(run: Recorder, verdict: Verdict, trial: TrialState, epoch: int) -> None:
+    if verdict == "spared":
+        run.record(records.SPARED, trial=trial.number, epoch=epoch)
+    else:
+        run.record(records.STOPPED, trial=trial.number, reason=verdict, epoch=epoch)
 
 
 class RunScheduler(FIFOScheduler):
@@ -108,11 +113,10 @@ class RunScheduler(FIFOScheduler):
             return str(TrialScheduler.CONTINUE)
         attempt = known.attempt + (epoch <= known.latest)
         self._run.record(records.EPOCH, trial=known.number, attempt=attempt, **row)
-        reason = self._referee.judge(known.arm, known.rows[epoch])
-        if reason is None:
-            return str(TrialScheduler.CONTINUE)
-        self._run.record(records.STOPPED, trial=known.number, reason=reason, epoch=epoch)
-        return str(TrialScheduler.STOP)
+        verdict = self._referee.judge(known, known.rows[epoch])
+        if verdict is not None:
+            _record(self._run, verdict, known, epoch)
+        return str(TrialScheduler.CONTINUE if verdict in (None, "spared") else TrialScheduler.STOP)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray pickles schedulers into its snapshots, which kd_tune never reads

@@ -49,9 +49,12 @@ from kd_tune.manifest import hardware, versions
 from kd_tune.paths import read_record
 from kd_tune.prepare import PreparedTeacher, prepare
 from kd_tune.records import TeacherPlace
-from kd_tune.scheduler import Referee, replay_verdicts
+from kd_tune.scheduler import Referee, RunScheduler, replay_verdicts
+from kd_tune.searcher import RunSearcher
 from kd_tune.space import Space, to_raw
+from kd_tune.strata import Students
 from kd_tune.strict_yaml import dump_yaml
+from kd_tune.student_sizes import survey
 from kd_tune.trainable import RunContext
 from kd_tune.warm_start import check_equal, read_earlier, record_known
 from kd_tune.watch import watching
@@ -97,13 +100,14 @@ def start(file: SearchFile, folder: Path, launch: Launch, console: Console) -> R
     dataset = load_dataset(file.trial["dataset"], source)
     check_equal(earlier, trial=_resolved(file)["trial"], data=dataset.fingerprint)
     check_draws(spaces, dataset, file.search.seed)
+    students = students_by_size(file, spaces, dataset)
     prepared = prepare(file.trial, dataset, source, console)
     check_equal(earlier, teachers=_fingerprints(prepared))
     run = Run.create(folder, dump_yaml(_resolved(file)), _manifest(file, dataset, prepared, source))
     for line in record_known(run, earlier, list(spaces)):
         console.print(line)
     try:
-        return _run(run, file, spaces, _places(prepared), replace(launch, source=source), console)
+        return _run(run, file, spaces, students, _places(prepared), replace(launch, source=source), console)
     except BaseException:
         if not run.state.trials:  # the cluster was not there, or cannot hold a trial
             shutil.rmtree(folder)
@@ -126,12 +130,13 @@ def resume(folder: Path, launch: Launch, console: Console) -> RunState:
     try:
         dataset = load_dataset(file.trial["dataset"], source)
         _check_unchanged(folder, "data", dataset.fingerprint, manifest.fingerprints.data)
+        students = students_by_size(file, spaces, dataset)
         prepared = prepare(file.trial, dataset, source, console)
         _check_unchanged(folder, "teacher", _fingerprints(prepared), manifest.fingerprints.teachers)
     except BaseException:
         run.close()
         raise
-    return _run(run, file, spaces, _places(prepared), replace(launch, source=source), console)
+    return _run(run, file, spaces, students, _places(prepared), replace(launch, source=source), console)
 
 
 def _places(prepared: Mapping[str, PreparedTeacher]) -> dict[str, TeacherPlace]:
@@ -173,6 +178,9 @@ def check(file: SearchFile) -> dict[str, Space]:
                 space.grid()
             except ValueError as error:
                 problems.append(file.source.problem(("search", "sampler"), str(error)))
+    if file.search.sampler.name == "grid" and file.search.goal == "front":
+        text = "a grid takes its cells in turn, whatever their size; take tpe or random, or goal: best"
+        problems.append(file.source.problem(("search", "sampler"), text))
     if problems:
         raise ConfigError(problems)
     return spaces
@@ -202,6 +210,29 @@ def check_draws(spaces: Mapping[str, Space], dataset: Dataset, seed: int) -> Non
                 problems.update(error.problems)
     if problems:
         raise ConfigError(sorted(problems))
+
+
+def students_by_size(file: SearchFile, spaces: Mapping[str, Space], dataset: Dataset) -> Students | None:
+    """What a search for the front knows of its students' sizes; None for one that has no use for it.
+
+    Raises:
+        ConfigError: the students are all of one size, or more sizes than an arm has trials.
+    """
+    if file.search.goal != "front":
+        return None
+    shape = {key: getattr(dataset, key) for key in ("num_classes", "in_channels", "image_size")}
+    students = survey(next(iter(spaces.values())), shape, file.search.seed)
+    edges, where = students.edges(), ("search", "goal")
+    if len(edges) < 2:
+        text = (
+            f"front: every student of this file has {edges[0]:,} parameters; give trial.student a range of sizes, "
+            "such as width: {choice: [0.25, 0.5, 1.0]}, or take goal: best"
+        )
+        raise ConfigError(file.source.problem(where, text))
+    if len(edges) > min(file.search.trials_by_arm().values()):
+        text = f"front: the students are of {len(edges)} sizes, and every arm needs a trial or more of each"
+        raise ConfigError(file.source.problem(where, text))
+    return students
 
 
 def _space_of_arm(trial: Mapping[str, Any], arm: str) -> Space:
@@ -253,6 +284,7 @@ def _run(
     run: Run,
     file: SearchFile,
     spaces: dict[str, Space],
+    students: Students | None,
     teachers: Mapping[str, TeacherPlace],
     launch: Launch,
     console: Console,
@@ -260,7 +292,7 @@ def _run(
     """Gives Ray what there is to do; records how this launch began and ended."""
     num_epochs = file.trial["training"]["num_epochs"]
     with closing(run):
-        referee = Referee(file.search.scheduler, tuple(spaces), num_epochs)
+        referee = Referee(file.search.scheduler, num_epochs)
         replay_verdicts(run, referee, list(read_events(run.folder)))
         done = run.state.launches and not (run.state.unfinished() or run.state.num_missing() or launch.extend)
         if done:
@@ -278,14 +310,18 @@ def _run(
         )
         with cluster.connected(launch.address):
             slots = cluster.num_slots(file.resources)
-            run.record(records.STARTED, quota=file.search.trials_by_arm(), versions=versions(), slots=slots)
+            strata = run.state.strata or (students.edges() if students else ())
+            quota = file.search.trials_by_arm()
+            run.record(records.STARTED, quota=quota, strata=strata, versions=versions(), slots=slots)
             if launch.extend:
                 run.record(records.EXTENDED, num_trials=launch.extend)
             _announce(run, file, referee, console)
             with watching(console, run.state, num_epochs) as watch:
                 run.listeners += [_CheckpointKeeper(run.folder), watch]
                 with suppress(KeyboardInterrupt):  # recorded as a pause, like one that Tune took notice of
-                    cluster.fit(run, file, context, referee, slots, launch.time_budget)
+                    searcher = RunSearcher(run, spaces, file.search, students)
+                    scheduler = RunScheduler(run, referee)
+                    cluster.fit(run, file, context, searcher, scheduler, slots, launch.time_budget)
         left = len(run.state.unfinished()) + run.state.num_missing()
         run.record(records.PAUSED if left else records.FINISHED, trials_left=left)
         return run.state
@@ -293,10 +329,11 @@ def _run(
 
 def _announce(run: Run, file: SearchFile, referee: Referee, console: Console) -> None:
     arms = ", ".join(f"{count} x {arm}" for arm, count in run.state.quota.items())
-    rungs = ", ".join(map(str, referee.epochs)) or "none: every trial is trained to the end"
     num_epochs = file.trial["training"]["num_epochs"]
     console.print(f"run: {run.folder}")
-    console.print(f"trials: {arms}, {num_epochs} epochs each; rungs at epochs: {rungs}")
+    console.print(f"trials: {arms}, {num_epochs} epochs each; {referee.rule}")
+    if run.state.strata:
+        console.print(f"sizes of student, up to: {', '.join(f'{edge:,}' for edge in run.state.strata)} parameters")
     if run.state.trials:
         ended = sum(trial.end is not None for trial in run.state.trials.values())
         console.print(
@@ -313,7 +350,7 @@ def _numbers(trials: list[TrialState]) -> str:
 
 
 class _CheckpointKeeper:
-    """Listens to a run, and deletes the checkpoints of trials that have ended outside their arm's best few."""
+    """Listens to a run, and deletes the checkpoints of trials that ended outside their arm's and stratum's best few."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -321,9 +358,10 @@ class _CheckpointKeeper:
     def __call__(self, event: Event, state: RunState) -> None:
         if event["event"] != records.STOPPED:
             return
-        arm = state.trials[event["trial"]].arm
-        ended = [trial for trial in state.of_arm(arm) if trial.usable and trial.end is not None]
+        stopped = state.trials[event["trial"]]
+        rivals = [trial for trial in state.of_arm(stopped.arm) if trial.stratum == stopped.stratum]
+        ended = [trial for trial in rivals if trial.usable and trial.end is not None]
         ranked = sorted(ended, key=lambda trial: (-(trial.value or 0.0), trial.number))
-        useless = [trial for trial in state.of_arm(arm) if trial.end == "diverged"] + ranked[KEPT_CHECKPOINTS:]
+        useless = [trial for trial in rivals if trial.end == "diverged"] + ranked[KEPT_CHECKPOINTS:]
         for trial in useless:
             shutil.rmtree(checkpoints_of(self._folder, trial.number), ignore_errors=True)  # gone already, or next time

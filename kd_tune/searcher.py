@@ -1,8 +1,10 @@
-"""Proposes trials to Ray: which arm is next, and a draw for it from `proposals`."""
+"""Proposes trials to Ray: which arm is next, which size of student, and a draw for it from `proposals`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +17,7 @@ from kd_tune.ledger import Recorder, RunState, TrialState
 from kd_tune.proposals import propose
 from kd_tune.records import METRIC, derive_seed
 from kd_tune.space import Draw, Space
+from kd_tune.strata import Students, stratum_of
 
 
 def next_arm(state: RunState) -> str | None:
@@ -26,6 +29,23 @@ def next_arm(state: RunState) -> str | None:
     return min(behind, key=lambda arm: proposed[arm] / state.quota[arm], default=None)
 
 
+def strata_in_turn(trials: Sequence[TrialState], num_strata: int) -> list[int]:
+    """An arm's strata, the one with the fewest proposals first, the first of equals."""
+    proposed = Counter(trial.stratum for trial in trials)
+    return sorted(range(num_strata), key=lambda stratum: proposed[stratum])
+
+
+def is_never_pruned(index: int, share: float, offset: float) -> bool:
+    """Whether trial `index` of a group is one of those that are never pruned: a share of them, evenly spread.
+
+    Args:
+        index: in the order of proposals, from 0; of the first n trials, n * share are, rounded up or down.
+        share: 0 to 1.
+        offset: 0 to 1; where the spread begins.
+    """
+    return math.floor((index + 1) * share + offset) > math.floor(index * share + offset)
+
+
 def points_of_arm(points: Sequence[Draw], space: Space) -> list[Draw]:
     """The search's points to start from, cut to the parameters that an arm has."""
     known = space.parameters()
@@ -35,17 +55,23 @@ def points_of_arm(points: Sequence[Draw], space: Space) -> list[Draw]:
 class RunSearcher(Searcher):
     """Proposes a run's trials to Ray: first those that can go on, then new ones, by arm.
 
+    An arm's proposals follow from the seed, its own trials so far and their order; other arms are nothing to it.
+
     Args:
-        run: records every proposal.
+        run: records every proposal; its state says the arms' numbers of trials, and the strata.
         spaces: by arm.
         config: the `search` section.
+        students: by their size; needed where the run has strata.
     """
 
-    def __init__(self, run: Recorder, spaces: Mapping[str, Space], config: SearchConfig) -> None:
+    def __init__(
+        self, run: Recorder, spaces: Mapping[str, Space], config: SearchConfig, students: Students | None = None
+    ) -> None:
         super().__init__(metric=METRIC, mode="max")
         self._run = run
         self._spaces = spaces
         self._config = config
+        self._students = students
         self._to_continue = run.state.unfinished()
 
     def suggest(self, trial_id: str) -> Any:
@@ -68,25 +94,81 @@ class RunSearcher(Searcher):
 
     def _new_trial(self) -> TrialState | None:
         state = self._run.state
-        number = len(state.trials)
         while (arm := next_arm(state)) is not None:
-            draw = self._propose(arm, derive_seed(self._config.seed, "proposal", number))
+            draw = self._draw(arm)
             if draw is not None:
-                config = self._spaces[arm].fill(draw)
-                self._run.record(records.PROPOSED, trial=number, arm=arm, draw=draw, config=config)
-                return state.trials[number]
+                return self._record(arm, draw)
             self._run.record(records.EXHAUSTED, arm=arm, trials=len(state.of_arm(arm)))
         return None
 
-    def _propose(self, arm: str, seed: int) -> Draw | None:
-        space, trials = self._spaces[arm], self._run.state.of_arm(arm)
-        points = points_of_arm(self._config.points, space)
+    def _record(self, arm: str, draw: Draw) -> TrialState:
+        state, scheduler, number = self._run.state, self._config.scheduler, len(self._run.state.trials)
+        stratum = self._stratum_of(draw)
+        index = sum(trial.stratum == stratum for trial in state.of_arm(arm))
+        share = 0.0 if scheduler.name == "none" else scheduler.never_pruned
+        offset = derive_seed(self._config.seed, "never_pruned", arm, stratum) / 2**63
+        self._run.record(
+            records.PROPOSED,
+            trial=number,
+            arm=arm,
+            stratum=stratum,
+            never_pruned=is_never_pruned(index, share, offset),
+            draw=draw,
+            config=self._spaces[arm].fill(draw),
+        )
+        return state.trials[number]
+
+    def _draw(self, arm: str) -> Draw | None:
+        """The arm's next draw: a point to start from while there are some, else of the size whose turn it is."""
+        state = self._run.state
+        trials, points = state.of_arm(arm), points_of_arm(self._config.points, self._spaces[arm])
+        if len(trials) < len(points):
+            return self._propose(arm, start=points[len(trials)])
+        if not state.strata:
+            return self._propose(arm)
+        draws = (self._draw_in(stratum, arm) for stratum in strata_in_turn(trials, len(state.strata)))
+        return next((draw for draw in draws if draw is not None), None)
+
+    def _draw_in(self, stratum: int, arm: str) -> Draw | None:
+        """A draw whose student lies in a stratum.
+
+        Where the sampler does not come there by itself, because it has learnt that other sizes are better or hardly any
+        draw is of this one, the student is one of those known, and the sampler has the rest to say.
+        """
+        draw = self._propose(arm, accept=lambda draw: self._stratum_of(draw) == stratum)
+        known = self._known_students().of_stratum(stratum, self._run.state.strata)
+        if draw is not None or not known:
+            return draw
+        return self._propose(arm, fixed=known[self._seed_of_next(arm) % len(known)])
+
+    def _propose(
+        self,
+        arm: str,
+        *,
+        start: Draw | None = None,
+        fixed: Draw | None = None,
+        accept: Callable[[Draw], bool] | None = None,
+    ) -> Draw | None:
+        space, state = self._spaces[arm], self._run.state
         return propose(
             space,
-            trials,
+            state.of_arm(arm),
             self._config.sampler,
-            seed,
-            start=points[len(trials)] if len(trials) < len(points) else None,
+            self._seed_of_next(arm),
+            start=start,
+            fixed=fixed,
+            accept=accept,
             canonical=partial(canonical_draw, space),
-            known=self._run.state.known.get(arm, ()),
+            known=state.known.get(arm, ()),
         )
+
+    def _seed_of_next(self, arm: str) -> int:
+        return derive_seed(self._config.seed, "proposal", arm, len(self._run.state.of_arm(arm)))
+
+    def _stratum_of(self, draw: Draw) -> int:
+        edges = self._run.state.strata
+        return stratum_of(self._known_students().count(draw), edges) if edges else 0
+
+    def _known_students(self) -> Students:
+        assert self._students is not None, "a run with strata needs to know its students"
+        return self._students

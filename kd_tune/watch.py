@@ -93,8 +93,10 @@ class Watch:
         self._began = time.monotonic()
         self._epochs_here = 0
         self._shown = self._began
-        bests = {arm: best_trial([trial for trial in state.of_arm(arm) if trial.end]) for arm in state.quota}
-        self._best = {arm: best.value or 0.0 for arm, best in bests.items() if best is not None}
+        self._best: dict[tuple[str, int], float] = {}  # by arm and stratum
+        for trial in state.trials.values():
+            if trial.end and trial.usable:
+                self._is_best_so_far(trial)
 
     def __call__(self, event: Event, state: RunState) -> None:
         """Listens to a run: counts epochs, and in a log prints what a person would want to know."""
@@ -125,18 +127,37 @@ class Watch:
         table = Table(box=None, pad_edge=False)
         for title in ("arm", "trials", "running", *STOP_REASONS, "best", "trial"):
             table.add_column(title, justify="left" if title == "arm" else "right", no_wrap=True)
-        for arm, quota in self._state.quota.items():
-            trials = self._state.of_arm(arm)
+        for name, trials, quota in self._groups():
             counts = [str(sum(trial.end == reason for trial in trials)) for reason in STOP_REASONS]
             running = sum(trial.end is None for trial in trials)
             best = best_trial(trials)
             shown = ("", "") if best is None else (f"{best.value:.2%}", f"{best.number}")
-            table.add_row(arm, f"{len(trials)}/{quota}", str(running), *counts, *shown)
+            table.add_row(name, f"{len(trials)}/{quota}", str(running), *counts, *shown)
         eta = self.eta_seconds()
         work = f"{self._epochs_here} epochs" if self._epochs_here else "starting workers"
         status = Text(f"{duration(time.monotonic() - self._began)} so far, {work}")
         status.append("" if eta is None else f", about {duration(eta)} left")
         return Group(table, status)
+
+    def _groups(self) -> Iterator[tuple[str, list[TrialState], int]]:
+        """Name, trials and number of trials wanted of every arm, or of its strata where it has some."""
+        edges = self._state.strata
+        for arm, quota in self._state.quota.items():
+            trials = self._state.of_arm(arm)
+            if not edges:
+                yield arm, trials, quota
+            for stratum, edge in enumerate(edges):
+                mine = [trial for trial in trials if trial.stratum == stratum]
+                share, rest = divmod(quota, len(edges))
+                yield f"{arm} up to {edge:,}", mine, share + (stratum < rest)
+
+    def _is_best_so_far(self, trial: TrialState) -> bool:
+        """Whether a trial that ended is the best so far of its arm and stratum; it is then the one to beat."""
+        group = trial.arm, trial.stratum
+        if not trial.end or trial.value is None or trial.value <= self._best.get(group, 0.0):
+            return False
+        self._best[group] = trial.value
+        return True
 
     def _line(self, event: Event) -> str | None:
         if event["event"] == records.PROPOSED:
@@ -146,6 +167,8 @@ class Watch:
             return f"trial {event['trial']:4d} broke and starts again from its last checkpoint: {event['error']}"
         if event["event"] == records.EXHAUSTED:
             return f"{event['arm']} ends with {event['trials']} trials: its space holds no draw that was not tried"
+        if event["event"] == records.SPARED:
+            return f"trial {event['trial']:4d} would be pruned after {event['epoch']} epochs, but is trained to the end"
         if event["event"] not in (records.STOPPED, records.EPOCH):
             return None
         now = time.monotonic()
@@ -154,10 +177,8 @@ class Watch:
         self._shown = now
         trial = self._state.trials[event["trial"]]
         value = "no figure" if trial.value is None else f"{trial.value:.2%}"
-        news = ""
-        if trial.end and trial.value is not None and trial.value > self._best.get(trial.arm, 0.0):
-            self._best[trial.arm] = trial.value
-            news = f", the best of {trial.arm} so far"
+        size = " at its size" if self._state.strata else ""
+        news = f", the best of {trial.arm}{size} so far" if self._is_best_so_far(trial) else ""
         ended = sum(other.end is not None for other in self._state.trials.values())
         eta = self.eta_seconds()
         left = "" if eta is None else f", about {duration(eta)} left"

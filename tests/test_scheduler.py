@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kd_tune.config import SchedulerConfig
-from kd_tune.scheduler import Referee, Rungs, rung_epochs
+from kd_tune.ledger import TrialState
+from kd_tune.rungs import Rungs, rung_epochs
+from kd_tune.scheduler import Referee
 
 
 @pytest.mark.parametrize(
@@ -73,21 +75,23 @@ def row(trial: int, epoch: int, value: float | None, diverged: bool = False) -> 
 
 
 def test_referee_ends_trials_that_diverge_complete_or_fall_behind() -> None:
-    referee = Referee(SchedulerConfig(grace_period=1, reduction_factor=2), ("distil", "cross_entropy"), 4)
+    referee = Referee(SchedulerConfig(grace_period=1, reduction_factor=2), 4)
     assert referee.epochs == (1, 2)
-    assert referee.judge("distil", row(0, 1, 0.5)) is None
-    assert referee.judge("distil", row(1, 1, 0.4)) == "pruned"
-    assert referee.judge("cross_entropy", row(2, 1, 0.3)) is None  # each arm has rungs of its own
-    assert referee.judge("distil", row(0, 3, 0.5)) is None
-    assert referee.judge("distil", row(0, 4, 0.5)) == "completed"
-    assert referee.judge("distil", row(3, 1, 0.1, diverged=True)) == "diverged"
-    assert referee.judge("distil", row(4, 1, None)) == "diverged"
+    first = TrialState(0, "distil", {})
+    assert referee.judge(first, row(0, 1, 0.5)) is None
+    assert referee.judge(TrialState(1, "distil", {}), row(1, 1, 0.4)) == "pruned"
+    assert referee.judge(TrialState(2, "cross_entropy", {}), row(2, 1, 0.3)) is None, "each arm has rungs of its own"
+    assert referee.judge(TrialState(5, "distil", {}, stratum=1), row(5, 1, 0.3)) is None, "and each stratum"
+    assert referee.judge(first, row(0, 3, 0.5)) is None
+    assert referee.judge(first, row(0, 4, 0.5)) == "completed"
+    assert referee.judge(TrialState(3, "distil", {}), row(3, 1, 0.1, diverged=True)) == "diverged"
+    assert referee.judge(TrialState(4, "distil", {}), row(4, 1, None)) == "diverged"
 
 
 def test_without_a_scheduler_nothing_is_pruned() -> None:
-    referee = Referee(SchedulerConfig(name="none"), ("distil",), 9)
+    referee = Referee(SchedulerConfig(name="none"), 9)
     verdicts = [
-        referee.judge("distil", row(trial, epoch, 1 / (trial + 1)))
+        referee.judge(TrialState(trial, "distil", {}), row(trial, epoch, 1 / (trial + 1)))
         for trial, epoch in itertools.product(range(4), range(1, 9))
     ]
     assert verdicts == [None] * 32

@@ -111,7 +111,7 @@ def test_what_ray_pickles_holds_nothing_of_the_run(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", "search: {}\n", toy_manifest())
     run.record("started", quota={"distil": 1})
     searcher = RunSearcher(run, {"distil": SPACE}, SearchConfig())
-    scheduler = RunScheduler(run, Referee(SchedulerConfig(), ("distil",), 9))
+    scheduler = RunScheduler(run, Referee(SchedulerConfig(), 9))
     assert vars(pickle.loads(pickle.dumps(searcher))) == {}
     assert vars(pickle.loads(pickle.dumps(scheduler))) == {}
     run.close()
