@@ -29,27 +29,32 @@ from kd_tune.watch import progress
 
 TRIALS, WORKERS = 64, 8
 
-SAMPLERS: list[dict[str, Any]] = [
-    {"name": "random"},
-    {"name": "tpe"},
-    {"name": "tpe", "multivariate": True},
-    {"name": "rung_tpe"},
-    {"name": "rung_tpe", "multivariate": True},
-]
+SAMPLERS: dict[str, dict[str, Any]] = {
+    "random": {"name": "random"},
+    "tpe": {"name": "tpe"},
+    "tpe multivariate": {"name": "tpe", "multivariate": True},
+    "rung_tpe": {"name": "rung_tpe"},
+    "rung_tpe multivariate": {"name": "rung_tpe", "multivariate": True},
+}
 GRACE_PERIODS = (1, 3, 9)
 REDUCTION_FACTORS = (2, 3, 4)
-STARTUP_TRIALS = (5, 10, 20)
 
 
 def grid() -> dict[str, Contender]:
-    """All settings that are tried: samplers by rungs, then TPE's start-up and liar with the rungs in the middle."""
-    settings: list[tuple[dict[str, Any], int, int]] = [
-        (sampler, grace, factor) for sampler, grace, factor in product(SAMPLERS, GRACE_PERIODS, REDUCTION_FACTORS)
-    ]
-    for sampler, startup in product(SAMPLERS[1:], STARTUP_TRIALS):
-        settings.append((sampler | {"num_startup_trials": startup}, 3, 3))
-    settings += [(sampler | {"constant_liar": True}, 3, 3) for sampler in SAMPLERS[1:]]
-    return {_name(*setting): _search(*setting) for setting in settings}
+    """All settings that are tried: samplers by rungs, then the other settings, one at a time."""
+    settings = {}
+    for (name, sampler), grace in product(SAMPLERS.items(), GRACE_PERIODS):
+        for factor in REDUCTION_FACTORS if "multivariate" not in sampler and grace < 9 else (3,):
+            settings[f"{name}, rungs {grace} x {factor}"] = _search(sampler, grace, factor)
+    for name, grace in product(("tpe", "rung_tpe"), (1, 3)):
+        sampler = SAMPLERS[name]
+        others = {f"startup {count}": {"num_startup_trials": count, "num_results": count} for count in (5, 20)}
+        others["constant liar"] = {"constant_liar": True}
+        for about, change in others.items():
+            settings[f"{name}, rungs {grace} x 3, {about}"] = _search(sampler | change, grace, 3)
+        for share in (0.0, 0.1):
+            settings[f"{name}, rungs {grace} x 3, never pruned {share:g}"] = _search(sampler, grace, 3, share)
+    return settings
 
 
 def main() -> None:
@@ -78,14 +83,8 @@ def _measure(recorded: CurveTable, contenders: dict[str, Contender], arguments: 
     return search_quality.compare(traces, clock)
 
 
-def _name(sampler: dict[str, Any], grace: int, factor: int) -> str:
-    extras = [key.replace("_", " ") for key in ("multivariate", "constant_liar") if sampler.get(key)]
-    startup = [f"startup {sampler['num_startup_trials']}"] if "num_startup_trials" in sampler else []
-    return f"{' '.join([sampler['name'], *extras, *startup])}, rungs {grace} x {factor}"
-
-
-def _search(sampler: dict[str, Any], grace: int, factor: int) -> SearchConfig:
-    scheduler = {"name": "asha", "grace_period": grace, "reduction_factor": factor}
+def _search(sampler: dict[str, Any], grace: int, factor: int, never_pruned: float = 0.05) -> SearchConfig:
+    scheduler = {"name": "asha", "grace_period": grace, "reduction_factor": factor, "never_pruned": never_pruned}
     return SearchConfig.model_validate({"sampler": sampler, "scheduler": scheduler})
 
 

@@ -165,7 +165,7 @@ class SchedulerConfig(Model):
     name: Literal["asha", "ray_asha", "median", "none"] = "asha"
     grace_period: Annotated[int, Field(ge=1)] = 3
     reduction_factor: Annotated[int, Field(ge=2)] = 3
-    never_pruned: Annotated[float, Field(ge=0, le=1)] = 0.1
+    never_pruned: Annotated[float, Field(ge=0, le=1)] = 0.05
 
     @model_validator(mode="after")
     def _settings_have_a_use(self) -> Self:

@@ -21,7 +21,7 @@ REFERENCE = "random, not pruned"  # sets the target
 RIVAL = "random + ASHA"  # what a search must not be worse than
 PEERS: dict[str, Contender] = {
     REFERENCE: SearchConfig.model_validate({"sampler": {"name": "random"}, "scheduler": {"name": "none"}}),
-    RIVAL: SearchConfig.model_validate({"sampler": {"name": "random"}, "scheduler": {"name": "asha"}}),
+    RIVAL: SearchConfig.model_validate({"sampler": {"name": "random"}, "scheduler": {"never_pruned": 0.0}}),
     "Ray's OptunaSearch + ASHAScheduler": "ray",
 }
 
