@@ -80,6 +80,33 @@ def compare(traces: Mapping[str, Sequence[Trace]], clock: Clock) -> pd.DataFrame
     return pd.DataFrame(rows).assign(target=target)
 
 
+def compare_fronts(front: Sequence[Trace], best: Sequence[Trace]) -> pd.DataFrame:
+    """What `goal: front` gives at every size of student, beside `goal: best` with the same budget and seeds.
+
+    Returns:
+        A row a size, and one for their mean (`num_parameters` 0): `front` and `best`, mean scores over seeds;
+        `difference` with `low` and `high`, an interval that holds for all rows at once; `least_completed_front` and
+        `least_completed_best`, the fewest trials of that size that reached the end in any seed.
+    """
+    sizes = sorted({size for trace in (*front, *best) for size in trace.sizes})
+    scores = [np.array([[trace.sizes.get(size, 0.0) for size in sizes] for trace in runs]) for runs in (front, best)]
+    of_front, of_best = (np.column_stack([score, score.mean(1)]) for score in scores)
+    mean, low, high = simultaneous_interval(of_front - of_best, derive_seed(0, "fronts"))
+    completed = [[min(trace.completed.get(size, 0) for trace in runs) for size in sizes] for runs in (front, best)]
+    return pd.DataFrame(
+        {
+            "num_parameters": [*sizes, 0],
+            "front": of_front.mean(0),
+            "best": of_best.mean(0),
+            "difference": mean,
+            "low": low,
+            "high": high,
+            "least_completed_front": [*completed[0], min(completed[0])],
+            "least_completed_best": [*completed[1], min(completed[1])],
+        }
+    )
+
+
 def scores_at(runs: Sequence[Trace], clock: Clock) -> np.ndarray:
     """`[seeds, len(SHARES)]` scores in hand."""
     return np.array([[trace.at(share * clock.seconds) for share in SHARES] for trace in runs])

@@ -11,7 +11,7 @@ import pytest
 from kd_tune.config import SearchConfig
 from kd_tune.curve_table import CurveTable
 from kd_tune.replay import Clock, Contender, Nearest, RayDefaults, Trace, build, replay, replay_seed
-from kd_tune.search_quality import PEERS, REFERENCE, compare, replay_all, simultaneous_interval
+from kd_tune.search_quality import PEERS, REFERENCE, compare, compare_fronts, replay_all, simultaneous_interval
 from tests.curves import NUM_EPOCHS, made_table
 
 CONTENDERS: dict[str, Contender] = {**PEERS, "tpe": SearchConfig()}
@@ -154,3 +154,22 @@ def test_simultaneous_intervals_hold_all_at_once() -> None:
 def test_equal_searches_differ_by_nothing() -> None:
     mean, low, high = simultaneous_interval(np.zeros((5, 3)), 0)
     assert mean.tolist() == low.tolist() == high.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_fronts_are_compared_size_by_size() -> None:
+    def trace(small: float, large: float, completed: int) -> Trace:
+        return Trace(np.array([]), np.array([]), {10: small, 20: large}, 0, 0, {10: completed, 20: 3})
+
+    rows = compare_fronts([trace(0.4, 0.8, 2), trace(0.6, 0.8, 1)], [trace(0.3, 0.9, 0), trace(0.3, 0.9, 1)])
+    assert rows["num_parameters"].tolist() == [10, 20, 0]
+    assert rows["front"].tolist() == pytest.approx([0.5, 0.8, 0.65])
+    assert rows["difference"].tolist() == pytest.approx([0.2, -0.1, 0.05])
+    assert rows["least_completed_front"].tolist() == [1, 3, 1]
+    assert rows["least_completed_best"].tolist() == [0, 3, 0]
+
+
+def test_a_front_is_searched_evenly(table: CurveTable) -> None:
+    clock = Clock.of_trials(table, trials=16, workers=4)
+    trace = replay_seed(table, SearchConfig(goal="front"), clock, seed=0)
+    assert min(trace.completed.values()) >= 1
+    assert set(trace.sizes) == set(table.num_parameters.tolist())
