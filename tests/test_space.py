@@ -258,6 +258,9 @@ def test_a_stepped_draw_is_a_cell_of_the_grid_to_the_last_bit_and_never_past_the
     cells = space.grid()
     assert all(contains(leaf, cell[name]) for cell in cells for name, leaf in space.parameters().items())
     assert all(draw_from(space, seed) in cells for seed in range(50))
+    study = optuna.create_study()
+    study.enqueue_trial({"b": 0.3})  # as a person writes it; the grid's is 0.30000000000000004
+    assert space.suggest(study.ask()) in cells
 
 
 def test_a_grid_of_millions_is_refused_with_its_size_before_it_is_made() -> None:
