@@ -20,7 +20,7 @@ class Rungs:
     """Asynchronous successive halving, the stopping form (Li et al. 2020, arXiv:1810.05934).
 
     Of the n values seen at a rung so far, a trial's own among them, b are better than its own. It goes on if
-    b < max(1, n / reduction_factor): it is among the best share, or nothing is better.
+    b < n / reduction_factor; so always if nothing is better.
 
     A verdict is asked for when a value comes, so it does depend on what came before. It depends on nothing else: not on
     the order in which the earlier values came, nor on which trials they belong to; equal values count as no better, and
@@ -50,4 +50,4 @@ class Rungs:
             return True
         rung[trial] = value
         num_better = sum(other > value for other in rung.values())
-        return num_better * self._factor < max(self._factor, len(rung))
+        return num_better * self._factor < len(rung)

@@ -36,6 +36,12 @@ class Big(nn.Module):
         return self.last(images.flatten(1))
 
 
+def reads_its_weights(num_classes, in_channels, image_size, hidden=8):
+    network = small(num_classes, in_channels, image_size, hidden)
+    network[1].bias.data.fill_(network[1].weight.abs().max().item())
+    return network
+
+
 def wrong_shape(num_classes, in_channels, image_size):
     return nn.Flatten()
 

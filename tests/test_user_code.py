@@ -12,11 +12,13 @@ from rich.console import Console
 
 from kd_tune import cli, export, report, results, teacher, user_code
 from kd_tune.catalog import build_objective, build_student, check_trial
-from kd_tune.config import Source, load_search_file, parse_search_file
+from kd_tune.config import Choice, Source, load_search_file, parse_search_file
 from kd_tune.data import Dataset
 from kd_tune.engine import rehearse
 from kd_tune.errors import ConfigError
 from kd_tune.search import Launch, check, check_draws, start
+from kd_tune.space import Space
+from kd_tune.student_sizes import survey
 from tests.own_code import PACKAGE, was_imported, write_package
 from tests.searches import toy_search, write_search
 
@@ -130,6 +132,12 @@ def test_code_that_does_not_do_its_part_is_refused_before_a_search(
     trial = {"student": {"name": SMALL}, "objective": {"name": "cross_entropy"}}
     with pytest.raises(ConfigError, match=message):
         rehearse(trial | {section: {"name": f"{PACKAGE}.{name}"}}, toy_dataset)
+
+
+def test_an_own_students_size_is_known_though_it_reads_its_weights_while_it_is_built(allowed: Path) -> None:
+    section = {"name": f"{PACKAGE}.networks:reads_its_weights", "hidden": Choice(options=[2, 4])}
+    found = survey(Space({"student": section}), {"num_classes": 3, "in_channels": 1, "image_size": 4}, seed=0)
+    assert found.edges() == (2 * (16 + 1) + 3 * (2 + 1), 4 * (16 + 1) + 3 * (4 + 1))
 
 
 def test_code_that_raises_while_it_is_built_is_refused_before_a_search(allowed: Path, toy_dataset: Dataset) -> None:
