@@ -36,7 +36,8 @@ from kd_tune import soft_targets
 from kd_tune.catalog import load_dataset
 from kd_tune.config import Choice, SearchFile, load_search_file
 from kd_tune.data import Dataset
-from kd_tune.scheduler import Rungs, rung_epochs
+from kd_tune.rungs import rung_epochs
+from kd_tune.scheduler import Rungs
 from kd_tune.teacher import Teacher
 from kd_tune.trial_data import best_device
 

@@ -11,19 +11,7 @@ from kd_tune import records
 from kd_tune.config import SchedulerConfig
 from kd_tune.ledger import Event, Run
 from kd_tune.records import METRIC, StopReason, select_metrics
-
-
-def rung_epochs(grace_period: int, reduction_factor: int, num_epochs: int) -> tuple[int, ...]:
-    """The epochs at which trials are compared: grace_period times powers of reduction_factor, below num_epochs.
-
-    Whole numbers throughout; computed with logarithms, the last rung of (1, 3, 243) would be lost.
-    """
-    rungs = []
-    epoch = grace_period
-    while epoch < num_epochs:
-        rungs.append(epoch)
-        epoch *= reduction_factor
-    return tuple(rungs)
+from kd_tune.rungs import rung_epochs
 
 
 class Rungs:

@@ -236,7 +236,13 @@ def _manifest(
         source=None if source is None else str(source),
         seed=file.search.seed,
         fingerprints=Fingerprints(data=dataset.fingerprint, teachers=_fingerprints(prepared)),
-        dataset={"name": dataset.name, "split": dataset.split, "class_names": list(dataset.class_names)},
+        dataset={
+            "name": dataset.name,
+            "split": dataset.split,
+            "num_train": len(dataset.train),
+            "num_val": len(dataset.val),
+            "class_names": list(dataset.class_names),
+        },
         teachers={
             name: TeacherFacts(
                 val_accuracy=found.val_accuracy,

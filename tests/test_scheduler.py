@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kd_tune.config import SchedulerConfig
-from kd_tune.scheduler import Referee, Rungs, rung_epochs
+from kd_tune.rungs import rung_epochs
+from kd_tune.scheduler import Referee, Rungs
 
 
 @pytest.mark.parametrize(
