@@ -12,7 +12,7 @@ mpl.use("Agg")
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from kd_tune import analysis, rung_diagnosis
 from kd_tune.records import METRIC
@@ -83,7 +83,8 @@ def accuracy_by_cost(tables: RunTables) -> Figure:
             _scatter(axes, front[cost], front, colour, marker, arm if axes is axes_row[0] else "")
         _log_sizes(axes, sorted(trials[cost].dropna().unique()))
         axes.set_xlabel(label)
-        axes.set_title(LEGEND, fontsize=8, color="0.4")
+    axes_row[0].set_title(LEGEND, fontsize=9, color="0.4")
+    axes_row[-1].set_title("line: the best at this cost or less" if len(costs) > 1 else LEGEND, fontsize=9, color="0.4")
     axes_row[0].set_ylabel("validation accuracy, last epoch")
     _finish(figure, axes_row, tables)
     return figure
@@ -124,11 +125,12 @@ def rank_correlation(tables: RunTables) -> Figure | None:
     for rung in rung_diagnosis.judged_rungs(tables):
         axes.axvline(rung, color="0.5", linestyle=":", linewidth=1)
     axes.set_xlim(1, num_epochs)
-    axes.set_ylim(min(0.0, float(table["low"].min())), 1.02)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylim(min(-0.02, float(table["rho"].min()), float(table["low"][table["arm"] == pooled].min())), 1.02)
     axes.set_xlabel("epoch (dotted: rungs)")
     axes.set_ylabel("rank correlation with the end")
     axes.set_title("1: ranks as the end does; 0: like a coin; shaded: 95 % interval", fontsize=9, color="0.4")
-    figure.legend(loc="outside upper center", ncols=len(tables.state.quota) + 1, frameon=False)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 

@@ -109,6 +109,17 @@ def _pivot(best_by_student: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(list(rows.values()), columns=["num_parameters", *arms])
 
 
+def _with_intervals(rungs: pd.DataFrame) -> pd.DataFrame:
+    """The table of rungs with each correlation and its interval in one cell."""
+    cells = [
+        "too few" if pd.isna(row["rho"]) else f"{row['rho']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+        for row in rungs.to_dict("records")
+    ]
+    shown = rungs.drop(columns=["rho", "low", "high"])
+    shown.insert(3, "rank_correlation", cells)
+    return shown
+
+
 def _page(tables: RunTables, sections: dict[str, pd.DataFrame], findings: list[Finding], pictures: list[str]) -> str:
     # Markdown, not HTML: tables escape what would break them, in `_markdown`.
     template = jinja2.Template(
@@ -120,6 +131,7 @@ def _page(tables: RunTables, sections: dict[str, pd.DataFrame], findings: list[F
     )
     markdown = {name: _markdown(table) for name, table in sections.items()}
     markdown["best_by_student"] = _markdown(_pivot(sections["best_by_student"]))
+    markdown["rungs"] = _markdown(_with_intervals(sections["rungs"]))
     winner = analysis.best(tables)
     page: str = template.render(
         run=tables.folder.name,

@@ -98,7 +98,7 @@ def _on_grace_period(pooled: pd.DataFrame) -> Finding:
     lost, best = pooled["best_stopped"].sum(), first["best"]
     loss = f"; pruning would have stopped {lost} of the best {best}" if lost else ""
     if first["rho"] < POOR and first["high"] < AS_THE_END:
-        later = pooled["epoch"][(pooled["rho"] >= AS_THE_END) & (pooled["low"] > first["rho"])]
+        later = pooled["epoch"][(pooled["rho"] >= POOR) & (pooled["low"] > first["rho"])]
         mend = (
             f"raise grace_period to {later.iloc[0]}"
             if len(later)
@@ -159,23 +159,28 @@ def _by_arm(evidence: pd.DataFrame, tables: RunTables) -> Iterator[tuple[str, pd
 
 
 def _correlation(evidence: pd.DataFrame, epoch: int) -> tuple[float, float, float]:
-    """Spearman's correlation within groups, with its interval by Fisher's transformation.
-
-    The standard error is Bonett and Wright's (2000, Psychometrika 65), a trial fewer for every further group. A perfect
-    order counts there as one with two neighbours exchanged: else it would be certain however few the trials.
-    """
+    """Spearman's correlation within groups, and its interval; where an epoch's values are all alike, no order: 0."""
     freedom = len(evidence) - evidence["group"].nunique() - 2
     if freedom < MIN_TRIALS - 3:
         return math.nan, math.nan, math.nan
     early, late = (_centred_ranks(evidence[column], evidence["group"]) for column in (epoch, "end"))
-    spread = math.sqrt(float((early**2).sum() * (late**2).sum()))
-    if spread == 0:
+    if not late.any():
         return math.nan, math.nan, math.nan
-    rho = float((early * late).sum()) / spread
-    most = 1 - 12 / (len(evidence) * (len(evidence) ** 2 - 1))
+    rho = float((early * late).sum()) / math.sqrt(float((early**2).sum() * (late**2).sum())) if early.any() else 0.0
+    return rho, *_interval(rho, len(evidence), freedom)
+
+
+def _interval(rho: float, num_trials: int, freedom: int) -> tuple[float, float]:
+    """The 95 % interval of a rank correlation by Fisher's transformation.
+
+    The standard error is Bonett and Wright's (2000, Psychometrika 65), with n - 3 degrees of freedom in one group and
+    one fewer for every further one. A perfect order counts as one with two neighbours exchanged: else it would be
+    certain however few the trials.
+    """
+    most = 1 - 12 / (num_trials * (num_trials**2 - 1))
     middle = math.atanh(min(max(rho, -most), most))
     error = 1.96 * math.sqrt((1 + rho**2 / 2) / freedom)
-    return rho, math.tanh(middle - error), math.tanh(middle + error)
+    return math.tanh(middle - error), math.tanh(middle + error)
 
 
 def _centred_ranks(values: pd.Series, groups: pd.Series) -> pd.Series:
