@@ -25,7 +25,7 @@ LR = {"trial.optimizer.lr": {"float": [0.001, 0.1], "log": True}}
 
 def drawn(name: str, values: list[Any], **fields: Any) -> list[Trained]:
     """Trials with these values of one parameter, from the best to the worst."""
-    return [Trained([0.9 - 0.01 * place], draw={name: value}, **fields) for place, value in enumerate(values)]
+    return [Trained([0.9 - 0.01 * place] * 6, draw={name: value}, **fields) for place, value in enumerate(values)]
 
 
 def acts(found: list[analysis.Finding]) -> list[str]:
