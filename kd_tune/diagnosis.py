@@ -151,15 +151,24 @@ def _on_ranges(tables: RunTables) -> Iterator[Finding]:
         )
         if row["limit"]:
             yield Finding(f"{text}, which is also the limit of what is allowed", act=False)
+        elif end == "high" and parameter in set(_often_diverged(tables)["parameter"]):
+            yield Finding(f"{text}, but others diverge there: leave it", act=False)
         else:
             yield Finding(f"{text}: widen it", act=True)
 
 
-def _on_divergence(tables: RunTables) -> Iterator[Finding]:
+def _often_diverged(tables: RunTables) -> pd.DataFrame:
+    """The rows of `divergence` where it was no accident, and at high rates."""
     table = divergence(tables)
     table = table[(table["diverged"] >= MIN_DIVERGED) & (table["share"] >= MIN_SHARE)]
-    table = table[~(table["diverged_at"] <= table["others_below"])]  # NaN: all of them diverged
-    for parameter, rows in table.groupby("parameter", sort=False):
+    return table[~(table["diverged_at"] <= table["others_below"])]  # NaN: all of them diverged
+
+
+def _on_divergence(tables: RunTables) -> Iterator[Finding]:
+    ends = range_ends(tables)
+    wanted = set(ends["parameter"][ends["end"] == "high"])  # there the best trials lie, too
+    table = _often_diverged(tables)
+    for parameter, rows in table[~table["parameter"].isin(wanted)].groupby("parameter", sort=False):
         shares = zip(rows["arm"], rows["diverged"], rows["trials"], strict=True)
         arms = ", ".join(f"{arm} {diverged} of {trials}" for arm, diverged, trials in shares)
         text = f"{parameter}: trials diverged ({arms}), at rates around {rows['diverged_at'].median():.2g}"

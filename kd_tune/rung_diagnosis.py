@@ -100,9 +100,7 @@ def _on_grace_period(pooled: pd.DataFrame) -> Finding:
     if first["rho"] < POOR and first["high"] < AS_THE_END:
         later = pooled["epoch"][(pooled["rho"] >= POOR) & (pooled["low"] > first["rho"])]
         mend = (
-            f"raise grace_period to {later.iloc[0]}"
-            if len(later)
-            else "no later one is surely better, so prune nothing"
+            f"raise grace_period to {later.iloc[0]}" if len(later) else "no later one is surely better: prune nothing"
         )
         worth = "like a coin" if first["rho"] < COIN else "poorly"
         return Finding(f"rung {grace} ranks {worth} ({known}): {mend}{loss}", act=True)

@@ -147,6 +147,13 @@ def test_divergence_at_high_rates_is_worth_a_narrower_range(
     assert found == ([text] if act else [])
 
 
+def test_a_range_is_left_alone_where_the_best_trials_lie_beside_those_that_diverge(tmp_path: Path) -> None:
+    trials = drawn("optimizer.lr", [0.08, 0.09, 0.085] + [0.02] * 7)
+    found = diagnosis.findings(write_run(tmp_path / "run", trials + rates([0.09, 0.095, 0.1], []), **LR))
+    assert acts(found) == []
+    assert found[-1].text.endswith("(best 0.08; distil 3 of 3), but others diverge there: leave it")
+
+
 def test_divergence_is_counted_by_arm_with_its_rates(tmp_path: Path) -> None:
     trials = [*rates([0.08, 0.1], [0.01, 0.02, 0.03]), Trained([0.5], None, draw={"optimizer.lr": 0.1})]
     table = diagnosis.divergence(write_run(tmp_path / "run", trials, **LR))

@@ -120,7 +120,7 @@ SLIGHTLY = (0.2, 0.1, 0.35, 0.05, 0.45, 0.15, 0.3, 0.5, 0.25, 0.6, 0.4, 0.55)
         (judges(COIN, N12, N12), "rung 2 ranks like a coin (rho -0.13, n = 12): raise grace_period to 4", True),
         (
             judges(COIN, COIN, N12),
-            "rung 2 ranks like a coin (rho -0.13, n = 12): no later one is surely better, so prune nothing",
+            "rung 2 ranks like a coin (rho -0.13, n = 12): no later one is surely better: prune nothing",
             True,
         ),
         (
