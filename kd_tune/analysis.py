@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -14,11 +15,30 @@ from kd_tune.space import Space
 DISTIL = "distil"
 
 
+class Finding(NamedTuple):
+    """One thing that a run says about its search.
+
+    Attributes:
+        text: a sentence.
+        act: whether a person should change the search file.
+    """
+
+    text: str
+    act: bool
+
+
 def usable(tables: RunTables) -> pd.DataFrame:
     """Trials that have a figure: neither failed nor diverged, best last validation accuracy first."""
     trials = tables.trials
     kept = trials[~trials["status"].isin(["failed", "diverged"]) & trials[METRIC].notna()]
     return kept.sort_values([METRIC, "number"], ascending=[False, True])
+
+
+def furthest(tables: RunTables) -> pd.DataFrame:
+    """The usable trials, those of the most epochs first, and of as many the best: figures of different epochs do not
+    compare, and a trial that was stopped early would be trained further before anybody used it.
+    """
+    return usable(tables).sort_values("epoch", ascending=False, kind="stable")
 
 
 def best(tables: RunTables, top: int = 1, ended: bool = False) -> pd.DataFrame:
@@ -42,10 +62,10 @@ def best(tables: RunTables, top: int = 1, ended: bool = False) -> pd.DataFrame:
 def best_by_student(tables: RunTables) -> pd.DataFrame:
     """The best trial of every arm at every size of student: a row each, smallest student first.
 
-    `epoch` belongs to the figure: a trial that was stopped early had no chance to get further, so figures of different
-    epochs do not compare.
+    The best of those that were trained longest. `epoch` belongs to the figure: where no trial reached the end, figures
+    still do not compare.
     """
-    first = usable(tables).groupby(["num_parameters", "arm"], as_index=False).first()
+    first = furthest(tables).groupby(["num_parameters", "arm"], as_index=False).first()
     order = {arm: place for place, arm in enumerate(tables.state.quota)}
     first = first.sort_values(["num_parameters", "arm"], key=lambda column: column.map(order).fillna(column))
     return first[["num_parameters", "arm", METRIC, "epoch", "number"]].reset_index(drop=True)
@@ -55,7 +75,7 @@ def by_teacher(tables: RunTables) -> pd.DataFrame:
     """What students of each teacher reach, at every size of student: the capacity gap, where there is one.
 
     A better teacher does not make a better student if the student is too small to follow it (Mirzadeh et al. 2020,
-    arXiv:1902.03393). Distilled trials only; `epoch` belongs to the figure, as in `best_by_student`.
+    arXiv:1902.03393). Distilled trials only; the best of those trained longest, as in `best_by_student`.
 
     Returns:
         A row a teacher and size of student, weakest teacher first: teacher, whether it is a control, teacher_accuracy
@@ -65,7 +85,7 @@ def by_teacher(tables: RunTables) -> pd.DataFrame:
     columns = ["teacher", "control", "teacher_accuracy", "teacher_parameters", "teacher_multiply_adds"]
     columns += ["num_parameters", "trials", METRIC, "epoch", "number"]
     facts = teachers(tables)
-    trials = usable(tables)
+    trials = furthest(tables)
     if len(facts) < 2 or "teacher" not in trials:
         return pd.DataFrame(columns=columns)
     groups = trials[trials["arm"] == DISTIL].groupby(["teacher", "num_parameters"], as_index=False)
@@ -104,16 +124,23 @@ def outcomes(tables: RunTables) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def pareto(tables: RunTables) -> pd.DataFrame:
-    """Trials that no other of their arm beats in accuracy with as few parameters or fewer, smallest first."""
+def pareto(tables: RunTables, cost: str = "num_parameters") -> pd.DataFrame:
+    """Trials that no other of their arm beats in accuracy at the same cost or a lower one, cheapest first.
+
+    Args:
+        tables: the run.
+        cost: the column to count as cost, `num_parameters` or `multiply_adds`; ledgers from before the latter was
+            recorded have an empty front by it.
+    """
+    columns = ["arm", "number", "num_parameters", "multiply_adds", METRIC, "status", "epoch"]
     fronts = []
     for arm in tables.state.quota:
-        trials = usable(tables)
-        trials = trials[trials["arm"] == arm].sort_values(["num_parameters", METRIC], ascending=[True, False])
+        trials = usable(tables).reindex(columns=columns)
+        trials = trials[(trials["arm"] == arm) & trials[cost].notna()]
+        trials = trials.sort_values([cost, METRIC], ascending=[True, False])
         highest = trials[METRIC].cummax().shift(fill_value=-1.0)
         fronts.append(trials[trials[METRIC] > highest])
-    columns = ["arm", "number", "num_parameters", METRIC, "status"]
-    return pd.concat(fronts)[columns].reset_index(drop=True)
+    return pd.concat(fronts).reset_index(drop=True)
 
 
 def comparison_epoch(tables: RunTables) -> int:

@@ -26,6 +26,7 @@ from kd_tune.data import Dataset
 from kd_tune.errors import ConfigError
 from kd_tune.losses import expected_calibration_error
 from kd_tune.models import StartsFromImages
+from kd_tune.models.cost import multiply_adds
 from kd_tune.optimizers import SCHEDULES
 from kd_tune.records import EpochRow, derive_seed
 from kd_tune.trial_data import TrialData
@@ -75,6 +76,7 @@ def train(
         raise ConfigError(f"{trial['objective']['name']} needs a teacher; add trial.teacher")
     with _seeded(derive_seed(seed, "weights"), data.device):
         network = build_student(trial["student"], data.dataset)
+        cost = multiply_adds(network, data.dataset.in_channels, data.dataset.image_size)
     network.to(data.device).to(memory_format=LAYOUT)
     if resume is None and isinstance(network, StartsFromImages):
         network.initialise_from(data.first_images())
@@ -99,6 +101,7 @@ def train(
             seconds=time.perf_counter() - began,
             images_per_second=len(data.labels) / trained,
             num_parameters=count_parameters(network),
+            multiply_adds=cost,
             diverged=not (math.isfinite(total) and math.isfinite(val.loss)),
             val_accuracy=val.accuracy,
             val_loss=val.loss,

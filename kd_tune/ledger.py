@@ -69,7 +69,7 @@ class Manifest(Record):
         seed: the search's.
         source: where the data lie; None: embedded.
         fingerprints: of data and teachers; a resumed run must find them unchanged.
-        dataset: name, split and class names.
+        dataset: name, split, numbers of images (not in runs of before there was a budget in reports) and class names.
         teachers: by name, or label where a choice holds two of one name.
         versions: of everything that results depend on.
         hardware: of the machine that the search was launched on.

@@ -12,9 +12,9 @@ mpl.use("Agg")
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
-from kd_tune import analysis
+from kd_tune import analysis, rung_diagnosis
 from kd_tune.records import METRIC
 from kd_tune.results import RunTables
 
@@ -22,6 +22,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 TICKS = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995, 0.998, 0.999)
 LEGEND = "filled: trained to the end; hollow: stopped earlier"
+COSTS = {"num_parameters": "parameters of the student", "multiply_adds": "multiply-adds of the student for an image"}
 CEILING = 0.9995  # an accuracy of 1 has no place on the scale of halvings
 
 
@@ -30,7 +31,9 @@ def figures(tables: RunTables, shares: pd.DataFrame, by_teacher: pd.DataFrame) -
     if analysis.usable(tables).empty:
         return
     yield "curves", curves(tables)
-    yield "accuracy_by_parameters", accuracy_by_parameters(tables)
+    yield "accuracy_by_cost", accuracy_by_cost(tables)
+    if figure := rank_correlation(tables):
+        yield "rank_correlation", figure
     if not by_teacher.empty:
         yield "capacity_gap", capacity_gap(tables, by_teacher)
     if not shares.empty:
@@ -61,24 +64,72 @@ def curves(tables: RunTables) -> Figure:
     return figure
 
 
-def accuracy_by_parameters(tables: RunTables) -> Figure:
-    """Validation accuracy against the student's size; each arm's front is joined by a line."""
-    figure, (axes,) = _figure(1, width=6.4)
-    trials, fronts = analysis.usable(tables), analysis.pareto(tables)
-    for arm, colour, marker in zip(tables.state.quota, COLOURS, MARKERS, strict=False):
-        mine, front = trials[trials["arm"] == arm], fronts[fronts["arm"] == arm]
-        axes.scatter(mine["num_parameters"], mine[METRIC], s=14, color=colour, marker=marker, alpha=0.35, linewidths=0)
-        axes.plot(front["num_parameters"], front[METRIC], color=colour, linewidth=1, alpha=0.6)
-        _scatter(axes, front["num_parameters"], front, colour, marker, arm)
+def accuracy_by_cost(tables: RunTables) -> Figure:
+    """Validation accuracy against the student's parameters and multiply-adds; the step line is each arm's front."""
+    trials = analysis.usable(tables)
+    costs = {name: label for name, label in COSTS.items() if name in trials}
+    figure, axes_row = _figure(len(costs), width=5.2 * len(costs), height=4.4)
+    for axes, (cost, label) in zip(axes_row, costs.items(), strict=True):
+        fronts = analysis.pareto(tables, cost)
+        for arm, colour, marker in zip(tables.state.quota, COLOURS, MARKERS, strict=False):
+            mine, front = trials[trials["arm"] == arm], fronts[fronts["arm"] == arm]
+            if front.empty:
+                continue
+            axes.scatter(mine[cost], mine[METRIC], s=12, color=colour, marker=marker, alpha=0.3, linewidths=0)
+            end = [trials[cost].max()], [front[METRIC].iloc[-1]]  # a front goes on to the right of its last trial
+            steps = [np.append(front[cost], end[0]), np.append(front[METRIC], end[1])]
+            axes.plot(*steps, color=colour, linewidth=1.2, alpha=0.7, drawstyle="steps-post")
+            _scatter(axes, front[cost], front, colour, marker, arm if axes is axes_row[0] else "")
+        _log_sizes(axes, sorted(trials[cost].dropna().unique()))
+        axes.set_xlabel(label)
+    axes_row[0].set_title(LEGEND, fontsize=9, color="0.4")
+    axes_row[-1].set_title("line: the best at this cost or less" if len(costs) > 1 else LEGEND, fontsize=9, color="0.4")
+    axes_row[0].set_ylabel("validation accuracy, last epoch")
+    _finish(figure, axes_row, tables)
+    return figure
+
+
+def _log_sizes(axes: Axes, sizes: list[float]) -> None:
+    """A logarithmic scale of sizes: each is written out where they are few and far between."""
     axes.set_xscale("log")
-    sizes = sorted(trials["num_parameters"].unique())
-    if len(sizes) <= 8:
-        axes.set_xticks(sizes, [f"{int(size):,}" for size in sizes])
+    far = [size for size, last in zip(sizes, [0.0, *sizes], strict=False) if size > 1.3 * last]
+    if len(sizes) <= 8 and len(far) == len(sizes):
+        axes.set_xticks(sizes, [_short_size(size) for size in sizes])
         axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("parameters of the student")
-    axes.set_title(LEGEND, fontsize=9, color="0.4")
-    axes.set_ylabel("validation accuracy")
-    _finish(figure, [axes], tables)
+
+
+def _short_size(size: float) -> str:
+    """A count in three digits: 62.0k."""
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if size >= unit:
+            return f"{size / unit:.3g}{name}"
+    return f"{size:.0f}"
+
+
+def rank_correlation(tables: RunTables) -> Figure | None:
+    """How well every epoch ranks trials as the end does, with the rungs marked; None where trials are too few."""
+    num_epochs = tables.file.trial["training"]["num_epochs"]
+    table = rung_diagnosis.rank_correlation(tables, range(1, num_epochs)).dropna()
+    if table.empty:
+        return None
+    figure, (axes,) = _figure(1, width=6.4)
+    pooled = table["arm"].iloc[0]
+    colours = dict(zip(tables.state.quota, COLOURS, strict=False))
+    for arm, rows in table.groupby("arm", sort=False):
+        label = f"{'all arms' if arm == rung_diagnosis.ALL else str(arm)} (n = {rows['n'].iloc[0]})"
+        thick = arm == pooled
+        axes.plot(rows["epoch"], rows["rho"], color=colours.get(str(arm), "0.2"), linewidth=1 + thick, label=label)
+        if thick:
+            axes.fill_between(rows["epoch"], rows["low"], rows["high"], color="0.2", alpha=0.12, linewidth=0)
+    for rung in rung_diagnosis.judged_rungs(tables):
+        axes.axvline(rung, color="0.5", linestyle=":", linewidth=1)
+    axes.set_xlim(1, num_epochs)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylim(min(-0.02, float(table["rho"].min()), float(table["low"][table["arm"] == pooled].min())), 1.02)
+    axes.set_xlabel("epoch (dotted: rungs)")
+    axes.set_ylabel("rank correlation with the end")
+    axes.set_title("1: ranks as the end does; 0: like a coin; shaded: 95 % interval", fontsize=9, color="0.4")
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 

@@ -55,6 +55,7 @@ class EpochRow:
         seconds: wall clock of training and validation.
         images_per_second: training images over the seconds spent training.
         num_parameters: parameters of the student.
+        multiply_adds: of the student for one image.
         diverged: the loss was not finite; the trial ends here.
         restored: the row was read from a checkpoint, not trained now.
     """
@@ -71,6 +72,7 @@ class EpochRow:
     seconds: float
     images_per_second: float
     num_parameters: int
+    multiply_adds: int
     diverged: bool = False
     restored: bool = False
     train_loss_parts: dict[str, float] = field(default_factory=dict)

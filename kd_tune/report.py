@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from kd_tune import analysis, plots, results
+from kd_tune import analysis, budget, diagnosis, plots, results, rung_diagnosis
+from kd_tune.analysis import Finding
 from kd_tune.ledger import SEARCH_FILE
 from kd_tune.paths import written_whole
 from kd_tune.records import ARMS, METRIC
@@ -18,8 +20,9 @@ from kd_tune.results import RunTables
 from kd_tune.watch import duration, short
 
 TOP = 5
-PERCENT = {METRIC, "of_full", "importance", "teacher_accuracy"}
-COUNTS = {"num_parameters", "teacher_parameters", "teacher_multiply_adds"}
+PERCENT = {METRIC, "of_full", "importance", "teacher_accuracy", "saved", "share"}
+COUNTS = {"num_parameters", "multiply_adds", "teacher_parameters", "teacher_multiply_adds", "multiply_adds_saved"}
+COUNTS |= {"used", "computed"}
 
 
 def write(folder: Path, console: Console) -> Path:
@@ -37,15 +40,15 @@ def write(folder: Path, console: Console) -> Path:
         temporary.mkdir()
         tables.trials.to_csv(temporary / "trials.csv", index=False)
         tables.history.to_csv(temporary / "history.csv", index=False)
-        sections = _sections(tables)
+        sections, findings = _sections(tables), diagnosis.findings(tables)
         for name, table in sections.items():
             table.to_csv(temporary / f"{name}.csv", index=False)
         pictures = []
         for name, figure in plots.figures(tables, sections["importance"], sections["by_teacher"]):
             figure.savefig(temporary / f"{name}.png")
             pictures.append(name)
-        (temporary / "report.md").write_text(_page(tables, sections, pictures), encoding="utf-8")
-    _print(tables, sections, console)
+        (temporary / "report.md").write_text(_page(tables, sections, findings, pictures), encoding="utf-8")
+    _print(tables, sections, findings, console)
     return target / "report.md"
 
 
@@ -57,10 +60,16 @@ def _sections(tables: RunTables) -> dict[str, pd.DataFrame]:
         "importance": analysis.importance(tables),
         "teachers": analysis.teachers(tables),
         "by_teacher": analysis.by_teacher(tables),
+        "fronts": analysis.pareto(tables),
+        "rungs": rung_diagnosis.rungs(tables),
+        "range_ends": diagnosis.range_ends(tables),
+        "divergence": diagnosis.divergence(tables),
+        "budget": budget.budget(tables),
+        "teacher_answers": budget.teacher_answers(tables),
     }
 
 
-def _print(tables: RunTables, sections: dict[str, pd.DataFrame], console: Console) -> None:
+def _print(tables: RunTables, sections: dict[str, pd.DataFrame], findings: list[Finding], console: Console) -> None:
     console.print("\nThe best of each arm by validation accuracy (unconfirmed)", style="bold")
     for _, row in analysis.best(tables).iterrows():
         configuration = " ".join(f"{name}={short(row[name])}" for name in tables.parameters if pd.notna(row[name]))
@@ -82,6 +91,11 @@ def _print(tables: RunTables, sections: dict[str, pd.DataFrame], console: Consol
             table.add_row(*(_cell(column, value) for column, value in zip(frame.columns, values, strict=True)))
         console.print()
         console.print(table)
+    to_do = [finding.text for finding in findings if finding.act]
+    if to_do:
+        console.print("\nBefore the next search", style="bold")
+    for text in to_do:
+        console.print(f"  {text}", markup=False)
     console.print()
 
 
@@ -95,7 +109,18 @@ def _pivot(best_by_student: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(list(rows.values()), columns=["num_parameters", *arms])
 
 
-def _page(tables: RunTables, sections: dict[str, pd.DataFrame], pictures: list[str]) -> str:
+def _with_intervals(rungs: pd.DataFrame) -> pd.DataFrame:
+    """The table of rungs with each correlation and its interval in one cell."""
+    cells = [
+        "too few" if pd.isna(row["rho"]) else f"{row['rho']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+        for row in rungs.to_dict("records")
+    ]
+    shown = rungs.drop(columns=["rho", "low", "high"])
+    shown.insert(3, "rank_correlation", cells)
+    return shown
+
+
+def _page(tables: RunTables, sections: dict[str, pd.DataFrame], findings: list[Finding], pictures: list[str]) -> str:
     # Markdown, not HTML: tables escape what would break them, in `_markdown`.
     template = jinja2.Template(
         (Path(__file__).parent / "templates" / "report.md.jinja").read_text(encoding="utf-8"),
@@ -106,6 +131,7 @@ def _page(tables: RunTables, sections: dict[str, pd.DataFrame], pictures: list[s
     )
     markdown = {name: _markdown(table) for name, table in sections.items()}
     markdown["best_by_student"] = _markdown(_pivot(sections["best_by_student"]))
+    markdown["rungs"] = _markdown(_with_intervals(sections["rungs"]))
     winner = analysis.best(tables)
     page: str = template.render(
         run=tables.folder.name,
@@ -118,6 +144,8 @@ def _page(tables: RunTables, sections: dict[str, pd.DataFrame], pictures: list[s
             for _, row in winner.iterrows()
         ],
         tables=markdown,
+        findings=[_escaped(finding.text) for finding in findings],
+        prunes=rung_diagnosis.prunes(tables),
         epoch=analysis.comparison_epoch(tables),
         pictures=pictures,
         time=duration(float(tables.trials["train_seconds"].sum())),
@@ -125,6 +153,11 @@ def _page(tables: RunTables, sections: dict[str, pd.DataFrame], pictures: list[s
         errors=_markdown(tables.trials[tables.trials["error"].notna()][["number", "arm", "error"]]),
     )
     return page
+
+
+def _escaped(text: str) -> str:
+    """A sentence in which Markdown would find nothing to format, though it holds a file's own names."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", text)
 
 
 def _markdown(frame: pd.DataFrame) -> str:

@@ -23,6 +23,7 @@ from kd_tune.engine import check_fit, count_parameters
 from kd_tune.errors import ConfigError
 from kd_tune.manifest import hardware, versions
 from kd_tune.models import TEACHERS
+from kd_tune.models.cost import multiply_adds
 from kd_tune.paths import exclusive, read_json, write_json
 from kd_tune.records import Assignment, EpochRow, finite_or_none
 from kd_tune.space import Space
@@ -149,6 +150,7 @@ def _lay_start(work: Path, trial: Mapping[str, Any], dataset: Dataset, start: Te
         seconds=0.0,
         images_per_second=math.nan,
         num_parameters=count_parameters(start.network),
+        multiply_adds=multiply_adds(start.network, dataset.in_channels, dataset.image_size),
     )
     record = {"trial": trial, "row": finite_or_none(asdict(row)), "dataset": dataset.identity}
     network = start.network.cpu()

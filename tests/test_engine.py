@@ -199,6 +199,13 @@ def test_reported_figures_are_those_of_the_student_handed_out(data: TrialData, b
         assert row.num_parameters == sum(parameter.numel() for parameter in state.network.parameters())
 
 
+def test_every_row_holds_the_students_multiply_adds_and_counting_them_draws_nothing(data: TrialData) -> None:
+    by_layer = (25 * 3 * 12**2, 25 * 3 * 8 * 2**2, 8 * 60, 60 * 42, 42 * 3)  # width 0.5, grey, 16 pixels, 3 classes
+    before = torch.get_rng_state()
+    assert {row.multiply_adds for row in run(trial(), data)} == {sum(by_layer)}
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_agreement_without_a_teacher_is_nan(toy_dataset: Dataset) -> None:
     rows = run(trial(training={"num_epochs": 1}), TrialData(toy_dataset, None, CPU))
     assert math.isnan(rows[0].val_agreement)

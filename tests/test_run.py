@@ -18,7 +18,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from kd_tune import analysis, report, results
+from kd_tune import analysis, budget, report, results
 from kd_tune.checkpoint import newest
 from kd_tune.ledger import KEPT_CHECKPOINTS, Run, checkpoints_of, replay
 from kd_tune.results import RunTables, plain_name
@@ -48,6 +48,7 @@ def test_manifest_says_how_the_run_was_made(finished_run: Path) -> None:
     assert manifest["seed"] == 3
     assert manifest["versions"]["ray"] == "2.60.0"
     assert manifest["hardware"]["cores"] >= 1
+    assert (manifest["dataset"]["num_train"], manifest["dataset"]["num_val"]) == (108, 12)
     fingerprints = manifest["fingerprints"]
     assert list(fingerprints["teachers"]) == ["digits"]
     assert all(len(found) == 16 for found in (fingerprints["data"], *fingerprints["teachers"].values()))
@@ -85,10 +86,17 @@ def test_outcomes_add_up(tables: RunTables) -> None:
     assert outcomes["epochs"].sum() == len(tables.history)
 
 
-def test_pareto_front_rises_with_size(tables: RunTables) -> None:
-    for _, front in analysis.pareto(tables).groupby("arm"):
-        assert front["num_parameters"].is_monotonic_increasing
+@pytest.mark.parametrize("cost", ["num_parameters", "multiply_adds"])
+def test_pareto_front_rises_with_cost(tables: RunTables, cost: str) -> None:
+    for _, front in analysis.pareto(tables, cost).groupby("arm"):
+        assert front[cost].is_monotonic_increasing
         assert front["val_accuracy"].is_monotonic_increasing
+
+
+def test_answers_of_the_teacher_are_counted(tables: RunTables) -> None:
+    (row,) = budget.teacher_answers(tables).to_dict("records")
+    epochs = tables.history["arm"].value_counts()["distil"]
+    assert (row["used"], row["computed"]) == (epochs * 108 + 12, 2 * 108 + 12)
 
 
 def test_importance_finds_the_parameter_that_matters(tmp_path: Path) -> None:
@@ -113,7 +121,7 @@ def test_report_holds_tables_and_pictures(finished_run: Path) -> None:
     assert "**unconfirmed**" in text
     assert "The test set was opened 0 times" in text
     assert len(pd.read_csv(page.parent / "trials.csv")) == NUM_TRIALS
-    for name in ("curves", "accuracy_by_parameters", "by_optimizer_lr", "by_student_width", "by_objective"):
+    for name in ("curves", "accuracy_by_cost", "by_optimizer_lr", "by_student_width", "by_objective"):
         assert f"![{name}]({name}.png)" in text
         assert (page.parent / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
