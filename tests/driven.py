@@ -30,6 +30,7 @@ WIDTHS = [0.25, 0.5, 1.0]
 SPACE = Space(
     {
         "student": {"name": "studentnet", "width": Choice(options=WIDTHS)},
+        "objective": {"name": "cross_entropy"},
         "optimizer": {"name": "sgd", "lr": FloatRange(bounds=[1e-3, 1.0], log=True)},
     }
 )

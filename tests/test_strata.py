@@ -116,7 +116,8 @@ def test_every_stratum_has_a_trial_that_reaches_the_end(seed: int) -> None:
 
 
 def test_a_stratum_that_hardly_any_draw_falls_into_is_filled_with_known_students() -> None:
-    space = Space({"student": {"width": FloatRange(bounds=[0.0, 1.0])}, "lr": FloatRange(bounds=[0.0, 1.0])})
+    width, rate = FloatRange(bounds=[0.0, 1.0]), FloatRange(bounds=[0.0, 1.0])
+    space = Space({"student": {"width": width}, "objective": {"name": "cross_entropy"}, "lr": rate})
     known = Students(lambda draw: int(draw["student.width"] * 10**9), ({"student.width": 1e-8}, {"student.width": 1.0}))
     run = MemoryRun({"distil": 8}, strata=known.edges())
     searcher = RunSearcher(run, {"distil": space}, front(sampler={"name": "random"}), known)
@@ -128,7 +129,8 @@ def test_a_stratum_that_hardly_any_draw_falls_into_is_filled_with_known_students
 
 
 def test_a_stratum_without_a_new_draw_is_passed_over_and_an_arm_without_one_ends() -> None:
-    space = Space({"student": {"width": Choice(options=[0.25, 0.5, 1.0])}, "lr": 0.1})
+    student = {"width": Choice(options=[0.25, 0.5, 1.0])}
+    space = Space({"student": student, "objective": {"name": "cross_entropy"}})
     run = MemoryRun({"distil": 6, "cross_entropy": 2}, strata=students().edges())
     spaces = {"distil": space, "cross_entropy": SPACE}
     searcher = RunSearcher(run, spaces, front(), students())
