@@ -101,10 +101,8 @@ class Watch:
     def __call__(self, event: Event, state: RunState) -> None:
         """Listens to a run: counts epochs, and in a log prints what a person would want to know."""
         self._epochs_here += event["event"] == records.EPOCH
-        broke = event["event"] == records.RETRIED or event.get("reason") == "failed"
-        if (
-            broke or event["event"] == records.EXHAUSTED or not self._console.is_terminal
-        ):  # on a terminal the table says the rest
+        rare = event["event"] in (records.RETRIED, records.EXHAUSTED) or event.get("reason") == "failed"
+        if rare or not self._console.is_terminal:  # on a terminal the table says the rest
             line = self._line(event)
             if line:
                 self._console.print(line)

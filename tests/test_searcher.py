@@ -91,9 +91,12 @@ def test_a_trial_that_failed_makes_room_for_its_draw(run: Run) -> None:
     assert run.state.trials[again["number"]].draw == lost.draw
 
 
-def test_a_watcher_is_told_that_an_arm_has_ended(run: Run) -> None:
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_watcher_is_told_that_an_arm_has_ended(run: Run, terminal: bool) -> None:
     written = io.StringIO()
-    run.listeners.append(Watch(Console(file=written, width=200), run.state, 9))
+    run.listeners.append(
+        Watch(Console(file=written, width=200, force_terminal=terminal, highlight=False), run.state, 9)
+    )
     suggestions(run, SearchConfig())
     assert "distil ends with 3 trials: its space holds no draw that was not tried" in written.getvalue()
 
