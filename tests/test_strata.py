@@ -154,13 +154,14 @@ def test_points_to_start_from_count_for_the_stratum_that_they_lie_in() -> None:
 
 @pytest.mark.parametrize("goal", ["best", "front"])
 def test_a_share_of_every_arm_and_stratum_is_never_pruned(goal: str) -> None:
-    never_pruned = {"grace_period": 1, "never_pruned": 0.25}
+    never_pruned = {"grace_period": 1, "never_pruned": 1 / 3}
     random: dict[str, Any] = {"sampler": {"name": "random"}, "num_trials": 24, "arms": ["distil", "cross_entropy"]}
     config = front(goal=goal, scheduler=never_pruned, **random)
     run = MemoryRun(config.trials_by_arm(), students().edges() if goal == "front" else ())
     Driven(run, config, spaces_of(config)).finish()
     counts = Counter((trial.arm, trial.stratum) for trial in run.state.trials.values() if trial.never_pruned)
-    assert set(counts.values()) == ({2} if goal == "front" else {6})
+    assert len(counts) == (6 if goal == "front" else 2)
+    assert set(counts.values()) <= ({2, 3} if goal == "front" else {8})
     assert {trial.end for trial in run.state.trials.values() if trial.never_pruned} <= {"completed", "diverged"}
 
 
