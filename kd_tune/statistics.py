@@ -1,15 +1,16 @@
 """What a few retrainings say about an arm's accuracy: intervals, differences between arms, and many comparisons.
 
-An arm's answers are crossed: S seeds (trainings) answered the same N test images. Another test set and other seeds would
-have given another figure, so an interval must allow for both. The accuracy of one training on one image is taken apart
-into an effect of the seed, one of the image, and their interaction (Searle, Casella & McCulloch 1992, chapter 4):
+An arm's answers are crossed: S seeds (trainings) answered the same N test images. Another test set and other seeds
+would have given another figure, so an interval must allow for both. The accuracy of one training on one image is taken
+apart into an effect of the seed, one of the image, and their interaction (Searle, Casella & McCulloch 1992, chapter 4):
 
     variance of the mean = seeds / S + images / N + interaction / (S N)
 
-A crossed bootstrap, which draws seeds and images again (Owen 2007, arXiv:0712.1111), estimates the same sum. Of a mean its
-variance is known without drawing, and it errs with few seeds: it finds (S - 1) / S of the seeds' part, three times the
-interaction, and its percentiles are those of a normal distribution, where two degrees of freedom need Student's. So the
-parts are computed and nothing is drawn; `benchmarks/confirm_statistics.md` shows how often either interval holds the truth.
+A crossed bootstrap, which draws seeds and images again (Owen 2007, arXiv:0712.1111), estimates the same sum. Of a mean
+its variance is known without drawing, and it errs with few seeds: it finds (S - 1) / S of the seeds' part and up to
+three times the interaction, and its percentiles are nearly those of a normal distribution, where two degrees of freedom
+need Student's. So the parts are computed and nothing is drawn; `benchmarks/confirm_statistics.md` shows how often either
+interval holds the truth.
 
 Shapes: S seeds, N test images, A arms, K configurations.
 """
@@ -142,9 +143,9 @@ def _interaction(right: np.ndarray) -> float:
     """The variance of a single answer that neither its seed nor its image explains."""
     num_seeds, num_images = right.shape
     mean, by_seed, by_image = right.mean(), right.mean(1), right.mean(0)
-    residual = mean * (1 - mean) * right.size  # of zeros and ones, all of it
-    residual -= num_images * ((by_seed - mean) ** 2).sum() + num_seeds * ((by_image - mean) ** 2).sum()
-    return float(max(residual, 0.0)) / ((num_seeds - 1) * (num_images - 1))
+    total = mean * (1 - mean) * right.size  # so much is all of it, of zeros and ones
+    explained = num_images * ((by_seed - mean) ** 2).sum() + num_seeds * ((by_image - mean) ** 2).sum()
+    return max(float(total - explained), 0.0) / ((num_seeds - 1) * (num_images - 1))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -174,4 +175,4 @@ def shrunken_maximum(even: np.ndarray, odd: np.ndarray) -> float:
     Returns:
         The mean of both directions.
     """
-    return float(odd[np.argmax(even)] + even[np.argmax(odd)]) / 2
+    return (float(odd[np.argmax(even)]) + float(even[np.argmax(odd)])) / 2
