@@ -27,6 +27,7 @@ SEGMENT_LINES = 20_000
 SEGMENTS = "[0-9][0-9][0-9][0-9][0-9].jsonl"
 MANIFEST = "manifest.json"
 SEARCH_FILE = "search.yaml"
+PLAN = "plan.json"  # of a run that is the confirmation of another
 KEPT_CHECKPOINTS = 5  # of each arm's best trials; the others' are deleted when they end
 
 

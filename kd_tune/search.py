@@ -34,6 +34,7 @@ from kd_tune.errors import ConfigError
 from kd_tune.ledger import (
     KEPT_CHECKPOINTS,
     MANIFEST,
+    PLAN,
     SEARCH_FILE,
     Event,
     Fingerprints,
@@ -95,9 +96,9 @@ def start(file: SearchFile, folder: Path, launch: Launch, console: Console) -> R
     dataset = load_dataset(file.trial["dataset"], source)
     check_draws(spaces, dataset, file.search.seed)
     prepared = prepare(file.trial, dataset, source, console)
-    run = Run.create(folder, dump_yaml(_resolved(file)), _manifest(file, dataset, prepared, source))
+    run = Run.create(folder, dump_yaml(resolved(file)), _manifest(file, dataset, prepared, source))
     try:
-        return _run(run, file, spaces, _places(prepared), replace(launch, source=source), console)
+        return run_trials(run, file, spaces, _places(prepared), replace(launch, source=source), console)
     except BaseException:
         if not run.state.trials:  # the cluster was not there, or cannot hold a trial
             shutil.rmtree(folder)
@@ -110,22 +111,61 @@ def resume(folder: Path, launch: Launch, console: Console) -> RunState:
     Raises:
         ConfigError: no run here, somebody else is running it, or data or teacher have changed since.
     """
+    if (folder / PLAN).exists():
+        raise ConfigError(f"{folder}: this is a confirmation; go on with: kd-tune confirm {folder.parent}")
+    run = Run(folder)  # first, so that a second launcher is refused before it prepares anything
+    try:
+        found = find_again(folder, launch.source, console)
+    except BaseException:
+        run.close()
+        raise
+    launch = replace(launch, source=found.source)
+    return run_trials(run, found.file, found.spaces, found.teachers, launch, console)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a run was started with, found again and checked to be the same.
+
+    Attributes:
+        file: its search file.
+        spaces: by arm.
+        manifest: how it was made.
+        dataset: its images.
+        source: where they lie.
+        teachers: where each teacher's answers are.
+    """
+
+    file: SearchFile
+    spaces: dict[str, Space]
+    manifest: Manifest
+    dataset: Dataset
+    source: Path | None
+    teachers: dict[str, TeacherPlace]
+
+
+def find_again(folder: Path, source: Path | None, console: Console) -> Found:
+    """Reads a run's files, loads its data, and prepares its teachers where they are no longer there.
+
+    Args:
+        folder: the run's.
+        source: where the data lie now; None: where the run found them.
+        console: shows progress.
+
+    Raises:
+        ConfigError: no run here, or data or teacher have changed since.
+    """
     if not (folder / SEARCH_FILE).exists():
         raise ConfigError(no_run(folder))
     file = load_search_file(folder / SEARCH_FILE)
     spaces = check(file)
     manifest = read_record(folder / MANIFEST, Manifest)
-    source = launch.source or (None if manifest.source is None else Path(manifest.source))
-    run = Run(folder)
-    try:
-        dataset = load_dataset(file.trial["dataset"], source)
-        _check_unchanged(folder, "data", dataset.fingerprint, manifest.fingerprints.data)
-        prepared = prepare(file.trial, dataset, source, console)
-        _check_unchanged(folder, "teacher", _fingerprints(prepared), manifest.fingerprints.teachers)
-    except BaseException:
-        run.close()
-        raise
-    return _run(run, file, spaces, _places(prepared), replace(launch, source=source), console)
+    source = source or (None if manifest.source is None else Path(manifest.source))
+    dataset = load_dataset(file.trial["dataset"], source)
+    _check_unchanged(folder, "data", dataset.fingerprint, manifest.fingerprints.data)
+    prepared = prepare(file.trial, dataset, source, console)
+    _check_unchanged(folder, "teacher", _fingerprints(prepared), manifest.fingerprints.teachers)
+    return Found(file, spaces, manifest, dataset, source, _places(prepared))
 
 
 def _places(prepared: Mapping[str, PreparedTeacher]) -> dict[str, TeacherPlace]:
@@ -217,7 +257,7 @@ def _constants(training: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in training.items() if isinstance(value, int | float | str)}
 
 
-def _resolved(file: SearchFile) -> dict[str, Any]:
+def resolved(file: SearchFile) -> dict[str, Any]:
     """The search file with overrides and defaults written out: what `search.yaml` in a run holds."""
     trial = to_raw(_space_of_arm(file.trial, "distil").template)
     node = trial.get("teacher", {})
@@ -252,15 +292,26 @@ def _manifest(
     )
 
 
-def _run(
+def run_trials(
     run: Run,
     file: SearchFile,
     spaces: dict[str, Space],
     teachers: Mapping[str, TeacherPlace],
     launch: Launch,
     console: Console,
+    keep_all: bool = False,
 ) -> RunState:
-    """Gives Ray what there is to do; records how this launch began and ended."""
+    """Gives Ray what there is to do; records how this launch began and ended.
+
+    Args:
+        run: closed at the end.
+        file: its search file.
+        spaces: by arm.
+        teachers: where each teacher's answers are.
+        launch: how to run it.
+        console: shows progress.
+        keep_all: whether every trial keeps its last checkpoint, not only each arm's best few.
+    """
     num_epochs = file.trial["training"]["num_epochs"]
     with closing(run):
         referee = Referee(file.search.scheduler, tuple(spaces), num_epochs)
@@ -286,7 +337,7 @@ def _run(
                 run.record(records.EXTENDED, num_trials=launch.extend)
             _announce(run, file, referee, console)
             with watching(console, run.state, num_epochs) as watch:
-                run.listeners += [_CheckpointKeeper(run.folder), watch]
+                run.listeners += [watch] if keep_all else [_CheckpointKeeper(run.folder), watch]
                 with suppress(KeyboardInterrupt):  # recorded as a pause, like one that Tune took notice of
                     cluster.fit(run, file, context, referee, slots, launch.time_budget)
         left = len(run.state.unfinished()) + run.state.num_missing()
