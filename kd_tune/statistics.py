@@ -8,9 +8,9 @@ apart into an effect of the seed, one of the image, and their interaction (Searl
 
 A crossed bootstrap, which draws seeds and images again (Owen 2007, arXiv:0712.1111), estimates the same sum. Of a mean
 its variance is known without drawing, and it errs with few seeds: it finds (S - 1) / S of the seeds' part and up to
-three times the interaction, and its percentiles are nearly those of a normal distribution, where two degrees of freedom
-need Student's. So the parts are computed and nothing is drawn; `benchmarks/confirm_statistics.md` shows how often either
-interval holds the truth.
+three times the interaction, and its percentiles are nearly those of a normal distribution, where two degrees of
+freedom need Student's. So the parts are computed and nothing is drawn; `benchmarks/confirm_statistics.md` shows how
+often either interval holds the truth.
 
 Shapes: S seeds, N test images, A arms, K configurations.
 """
@@ -145,7 +145,7 @@ def _interaction(right: np.ndarray) -> float:
     mean, by_seed, by_image = right.mean(), right.mean(1), right.mean(0)
     total = mean * (1 - mean) * right.size  # so much is all of it, of zeros and ones
     explained = num_images * ((by_seed - mean) ** 2).sum() + num_seeds * ((by_image - mean) ** 2).sum()
-    return max(float(total - explained), 0.0) / ((num_seeds - 1) * (num_images - 1))
+    return float(max(total - explained, 0.0) / ((num_seeds - 1) * (num_images - 1)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
