@@ -13,6 +13,7 @@ import pandas as pd
 
 from kd_tune.ledger import PLAN
 from kd_tune.paths import Record, read_record
+from kd_tune.watch import short
 
 FIGURES = "confirmation.json"
 ANSWERS = "test_answers.npz"
@@ -212,10 +213,47 @@ def arms_table(confirmation: Confirmation) -> pd.DataFrame:
 
 
 def comparisons_table(confirmation: Confirmation) -> pd.DataFrame:
-    """A row a comparison, with its sentence; empty without a control."""
+    """A row a comparison; empty without a control."""
+    return pd.DataFrame([comparison.model_dump() for comparison in confirmation.comparisons])
+
+
+def shown_arms(confirmation: Confirmation) -> pd.DataFrame:
+    """`arms_table` as a person reads it."""
     rows = [
-        comparison.model_dump(include={"student", "arm", "control", "difference", "low", "high", "p_value"})
-        | {"finding": comparison.sentence()}
-        for comparison in confirmation.comparisons
+        {
+            "student": f"{row['student']}, {row['num_parameters']:,} parameters",
+            "arm": row["arm"],
+            "trial": str(row["trial"]),
+            "test accuracy": f"{row['test_accuracy']:.2%}",
+            "sd, points": f"{100 * row['sd']:.2f}",
+            "95 % interval": f"{100 * row['low']:.2f} to {100 * row['high']:.2f}",
+            "validation": f"{row['val_accuracy']:.2%}",
+            "search's maximum": f"{row['search_maximum']:.2%}",
+            "shrunken": "" if pd.isna(row["search_shrunken"]) else f"{row['search_shrunken']:.2%}",
+        }
+        for row in arms_table(confirmation).to_dict("records")
     ]
     return pd.DataFrame(rows)
+
+
+def configurations(confirmation: Confirmation) -> list[str]:
+    """What was chosen for each arm and student, and where the student lies."""
+    return [
+        f"{EXPORT}/{arm.export}: {arm.student}, "
+        + " ".join(f"{name}={short(value)}" for name, value in arm.draw.items())
+        for arm in confirmation.arms
+    ]
+
+
+def findings(confirmation: Confirmation) -> list[str]:
+    """What to say below the table: comparisons, what is missing, and what is known of the teachers."""
+    lines = [f"{comparison.student}: {comparison.sentence()}" for comparison in confirmation.comparisons]
+    if not lines:
+        lines.append("no control: there is nothing to compare distillation with")
+    lines += [f"left out: {reason}" for reason in confirmation.left_out]
+    for teacher, knows in confirmation.knows_validation_images.items():
+        if knows:
+            lines.append(f"teacher {teacher} learnt from the validation images on which students were chosen")
+        elif knows is None:
+            lines.append(f"nobody can tell whether teacher {teacher} learnt from the validation images")
+    return lines

@@ -10,7 +10,8 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from kd_tune import analysis, plots, results
+from kd_tune import analysis, confirmation, plots, results
+from kd_tune.confirmation import Confirmation
 from kd_tune.ledger import SEARCH_FILE
 from kd_tune.paths import written_whole
 from kd_tune.records import ARMS, METRIC
@@ -32,6 +33,7 @@ def write(folder: Path, console: Console) -> Path:
         ConfigError: no run here, or a damaged one.
     """
     tables = results.read(folder)
+    confirmed = confirmation.latest(folder)
     target = folder / "report"
     with written_whole(target, replace=True) as temporary:
         temporary.mkdir()
@@ -40,13 +42,34 @@ def write(folder: Path, console: Console) -> Path:
         sections = _sections(tables)
         for name, table in sections.items():
             table.to_csv(temporary / f"{name}.csv", index=False)
+        if confirmed is not None:
+            confirmation.arms_table(confirmed).to_csv(temporary / "confirmed.csv", index=False)
+            confirmation.comparisons_table(confirmed).to_csv(temporary / "comparisons.csv", index=False)
+            plots.confirmed(confirmation.arms_table(confirmed)).savefig(temporary / "confirmed.png")
         pictures = []
         for name, figure in plots.figures(tables, sections["importance"], sections["by_teacher"]):
             figure.savefig(temporary / f"{name}.png")
             pictures.append(name)
-        (temporary / "report.md").write_text(_page(tables, sections, pictures), encoding="utf-8")
+        (temporary / "report.md").write_text(_page(tables, sections, pictures, confirmed), encoding="utf-8")
+    if confirmed is not None:
+        show(confirmed, console)
     _print(tables, sections, console)
     return target / "report.md"
+
+
+def show(confirmed: Confirmation, console: Console) -> None:
+    """Prints what a confirmation found."""
+    console.print(f"\n{_title(confirmed)}", style="bold")
+    console.print(_table(confirmation.shown_arms(confirmed)))
+    for line in (*confirmation.findings(confirmed), *confirmation.configurations(confirmed)):
+        console.print(f"  {line}")
+
+
+def _title(confirmed: Confirmation) -> str:
+    return (
+        f"Confirmed on {confirmed.num_images:,} test images with {confirmed.num_seeds} fresh seeds "
+        f"(opening {confirmed.opening} of the test set)"
+    )
 
 
 def _sections(tables: RunTables) -> dict[str, pd.DataFrame]:
@@ -75,14 +98,18 @@ def _print(tables: RunTables, sections: dict[str, pd.DataFrame], console: Consol
     ):
         if frame.empty:
             continue
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False, title_style="bold")
-        for column in frame.columns:
-            table.add_column(str(column).replace("_", " "), justify="left" if column == "arm" else "right")
-        for values in frame.itertuples(index=False):
-            table.add_row(*(_cell(column, value) for column, value in zip(frame.columns, values, strict=True)))
         console.print()
-        console.print(table)
-    console.print()
+        console.print(_table(frame, title))
+    console.print(f"\ntest set: opened {len(tables.state.test_openings)} times by this run\n")
+
+
+def _table(frame: pd.DataFrame, title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, title_style="bold")
+    for column in frame.columns:
+        table.add_column(str(column).replace("_", " "), justify="left" if column in ("student", "arm") else "right")
+    for values in frame.itertuples(index=False):
+        table.add_row(*(_cell(column, value) for column, value in zip(frame.columns, values, strict=True)))
+    return table
 
 
 def _pivot(best_by_student: pd.DataFrame) -> pd.DataFrame:
@@ -95,7 +122,9 @@ def _pivot(best_by_student: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(list(rows.values()), columns=["num_parameters", *arms])
 
 
-def _page(tables: RunTables, sections: dict[str, pd.DataFrame], pictures: list[str]) -> str:
+def _page(
+    tables: RunTables, sections: dict[str, pd.DataFrame], pictures: list[str], confirmed: Confirmation | None
+) -> str:
     # Markdown, not HTML: tables escape what would break them, in `_markdown`.
     template = jinja2.Template(
         (Path(__file__).parent / "templates" / "report.md.jinja").read_text(encoding="utf-8"),
@@ -109,6 +138,14 @@ def _page(tables: RunTables, sections: dict[str, pd.DataFrame], pictures: list[s
     winner = analysis.best(tables)
     page: str = template.render(
         run=tables.folder.name,
+        confirmed=None
+        if confirmed is None
+        else {
+            "title": _title(confirmed),
+            "arms": _markdown(confirmation.shown_arms(confirmed)),
+            "findings": confirmation.findings(confirmed),
+            "configurations": confirmation.configurations(confirmed),
+        },
         manifest=tables.manifest,
         openings=len(tables.state.test_openings),
         arms=tables.state.quota,
