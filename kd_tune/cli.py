@@ -1,4 +1,4 @@
-"""The commands: `kd-tune search`, `analyze`, `record`, `replay`, `teacher`, `data`. Heavy imports happen inside them.
+"""The commands of `kd-tune`. Heavy imports happen inside them.
 
 Exit codes: 0 done, 1 internal error, 2 usage or configuration, 3 nothing usable, 75 stopped and can be resumed.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,6 +53,16 @@ SetOption = Annotated[
     typer.Option("--set", help="Override a leaf, for example trial.training.num_epochs=9.", show_default=False),
 ]
 
+TimeOption = Annotated[str | None, typer.Option(help="Stop training after 90s, 30m or 2h; can be resumed.")]
+AddressOption = Annotated[str | None, typer.Option(help="A running Ray cluster, or `auto` [default: this machine].")]
+
+
+class Students(StrEnum):
+    """Where a confirmation compares arms."""
+
+    BEST = "best"
+    ALL = "all"
+
 
 @app.command()
 def search(
@@ -61,12 +72,8 @@ def search(
     runs: Annotated[Path, typer.Option(help="Folder that holds runs.")] = Path("runs"),
     overrides: SetOption = None,
     num_trials: Annotated[int | None, typer.Option(min=1, help="Trials of every arm, in place of the file's.")] = None,
-    time_budget: Annotated[
-        str | None, typer.Option(help="Stop searching after 90s, 30m or 2h; can be resumed.")
-    ] = None,
-    address: Annotated[
-        str | None, typer.Option(help="A running Ray cluster, or `auto` [default: this machine].")
-    ] = None,
+    time_budget: TimeOption = None,
+    address: AddressOption = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run.", show_default=False)] = None,
     extend: Annotated[int, typer.Option(min=0, help="With --resume: so many more trials in every arm.")] = 0,
     warm_start: Annotated[
@@ -129,6 +136,44 @@ def analyze(
         _export_studies(run, optuna, console)
     if export is not None:
         _export(run, export, top, console)
+
+
+@app.command()
+def confirm(
+    run: Annotated[Path, typer.Argument(help="The folder of a search that has ended.")],
+    top: Annotated[int, typer.Option(help="Configurations of every arm that are trained again.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Trainings of each, on fresh seeds; at least 2.")] = 5,
+    students: Annotated[
+        Students, typer.Option(help="Compare arms at the best trial's student, or at all that they have in common.")
+    ] = Students.BEST,
+    again: Annotated[
+        bool, typer.Option("--again", help="Confirm once more, on other seeds: opens the test set once more.")
+    ] = False,
+    data: DataOption = None,
+    time_budget: TimeOption = None,
+    address: AddressOption = None,
+    allow_code: AllowOption = None,
+) -> None:
+    """Train a search's best again on fresh seeds, choose one an arm, and measure it on the test images."""
+    from kd_tune import confirm as confirming
+    from kd_tune import report, user_code
+    from kd_tune.search import Launch
+
+    user_code.allow(allow_code or [])
+    console = make_console()
+    launch = Launch(data, address, None if time_budget is None else parse_duration(time_budget))
+    request = confirming.Request(top, seeds, students is Students.ALL, again)
+    advice = "the same command goes on, without --again"
+    with stoppable(advice):
+        try:
+            result = confirming.confirm(run, request, launch, console)
+        except confirming.NothingUsable as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(NOTHING) from None
+    if result is None:
+        console.print(f"stopped before the test set was opened; {advice}")
+        raise typer.Exit(RESUMABLE)
+    console.print(f"report: {report.write(run, console)}")
 
 
 @data_app.command()

@@ -168,9 +168,7 @@ def _attempt(name: str, call: Callable[[], Any]) -> Any:
 @torch.inference_mode()
 def evaluate(network: nn.Module, data: TrialData) -> Evaluation:
     """Accuracy, loss, agreement with the teacher and calibration on the clean validation images."""
-    network.eval()
-    batches = (data.normalise(images).contiguous(memory_format=LAYOUT) for images in data.val_batches())
-    logits = torch.cat([network(images).float() for images in batches])
+    logits = answer(network, data)
     prediction = logits.argmax(-1)
     agreement = math.nan if data.val_teacher is None else float((prediction == data.val_teacher).double().mean())
     right = (prediction == data.val_labels).double()
@@ -182,6 +180,14 @@ def evaluate(network: nn.Module, data: TrialData) -> Evaluation:
         accuracy_even=float(right[::2].mean()),
         accuracy_odd=float(right[1::2].mean()),
     )
+
+
+@torch.inference_mode()
+def answer(network: nn.Module, data: TrialData) -> Tensor:
+    """Logits `[M, C]` for the clean validation images."""
+    network.eval()
+    batches = (data.normalise(images).contiguous(memory_format=LAYOUT) for images in data.val_batches())
+    return torch.cat([network(images).float() for images in batches])
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -7,7 +7,9 @@ import io
 import logging
 import shutil
 import warnings
+from collections.abc import Mapping
 from contextlib import redirect_stderr
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -87,17 +89,39 @@ def export_best(run: Path, target: Path, top: int, replace: bool = False) -> lis
     if top > KEPT_CHECKPOINTS:
         raise ConfigError(f"--top {top}: a run keeps the checkpoints of each arm's best {KEPT_CHECKPOINTS} trials")
     tables = results.read(run)
-    lines = []
+    found: dict[str, Exported] = {}
+    for name, number in _names(tables, top).items():
+        newest = checkpoint.newest(checkpoints_of(run, number))
+        if newest is None:
+            raise ConfigError(f"{run}: trial {number} has no checkpoint")
+        found[name] = Exported(newest)
+    if not found:
+        raise ConfigError(f"{run}: no trial has a figure yet; there is nothing to export")
+    return export_students(found, target, replace)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A student to export.
+
+    Attributes:
+        checkpoint: the folder that it lies in.
+        facts: what `config.json` says of it beside what the checkpoint does.
+    """
+
+    checkpoint: Path
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def export_students(students: Mapping[str, Exported], target: Path, replace: bool = False) -> list[str]:
+    """Writes students into folders of `target`, by name; returns a line about each.
+
+    Raises:
+        ConfigError: something lies in the target folder that may not be replaced.
+    """
     with written_whole(target, replace) as temporary:
         temporary.mkdir()
-        for name, number in _names(tables, top).items():
-            found = checkpoint.newest(checkpoints_of(run, number))
-            if found is None:
-                raise ConfigError(f"{run}: trial {number} has no checkpoint")
-            lines.append(f"{target / name}: {_export_student(found, temporary / name)}")
-        if not lines:
-            raise ConfigError(f"{run}: no trial has a figure yet; there is nothing to export")
-    return lines
+        return [f"{target / name}: {_export_student(student, temporary / name)}" for name, student in students.items()]
 
 
 def _names(tables: results.RunTables, top: int) -> dict[str, int]:
@@ -111,11 +135,11 @@ def _names(tables: results.RunTables, top: int) -> dict[str, int]:
     return names
 
 
-def _export_student(source: Path, target: Path) -> str:
+def _export_student(student: Exported, target: Path) -> str:
     """Writes one student; returns a line about it."""
     target.mkdir()
-    record = read_json(source / checkpoint.TRIAL)
-    shutil.copyfile(source / checkpoint.WEIGHTS, target / checkpoint.WEIGHTS)
+    record = read_json(student.checkpoint / checkpoint.TRIAL)
+    shutil.copyfile(student.checkpoint / checkpoint.WEIGHTS, target / checkpoint.WEIGHTS)
     objective = record["trial"]["objective"]
     config: dict[str, Any] = {
         "kd_tune": __version__,
@@ -129,6 +153,7 @@ def _export_student(source: Path, target: Path) -> str:
         "val_ece": record["row"]["val_ece"],
         "num_parameters": record["row"]["num_parameters"],
         "trial": {key: record[key] for key in ("number", "arm", "seed", "trial", "dataset")},
+        **student.facts,
     }
     write_json(target / CONFIG, config)
     about = f"trial {record['number']}, validation accuracy {config['val_accuracy']:.2%}"

@@ -28,6 +28,7 @@ SEGMENTS = "[0-9][0-9][0-9][0-9][0-9].jsonl"
 MANIFEST = "manifest.json"
 SEARCH_FILE = "search.yaml"
 KEPT_CHECKPOINTS = 5  # of each arm's (and stratum's) best trials; the others' are deleted when they end
+PLAN = "plan.json"  # of a run that is the confirmation of another
 
 
 class Fingerprints(Record):

@@ -184,6 +184,30 @@ def _shown_sizes(by_teacher: pd.DataFrame) -> list[int]:
     return sizes[:: max(1, -(-len(sizes) // len(COLOURS)))]
 
 
+def confirmed(table: pd.DataFrame) -> Figure:
+    """Test accuracies with their 95 % intervals, from `confirmation.arms_table`: a row an arm, in groups by student."""
+    students = list(dict.fromkeys(table["student"]))
+    arms = list(dict.fromkeys(table["arm"]))
+    figure, (axes,) = _figure(1, width=6.4, height=1.6 + 0.35 * len(table))
+    heights = [-(row + students.index(student)) for row, student in enumerate(table["student"])]
+    for arm, colour, marker in zip(arms, COLOURS, MARKERS, strict=False):
+        mine = (table["arm"] == arm).to_numpy()
+        rows, places = table[mine], np.array(heights)[mine]
+        errors = np.array([rows["test_accuracy"] - rows["low"], rows["high"] - rows["test_accuracy"]])
+        axes.errorbar(rows["test_accuracy"], places, xerr=errors, fmt=marker, color=colour, capsize=3)
+        axes.scatter(rows["search_maximum"], places, marker=marker, facecolors="none", edgecolors=colour, alpha=0.6)
+    axes.set_yticks(heights, list(table["arm"]))
+    axes.set_ylim(min(heights) - 0.7, 1.0)
+    for student in students:
+        top = max(height for height, of in zip(heights, table["student"], strict=True) if of == student)
+        axes.annotate(student, (0.01, top + 0.5), xycoords=("axes fraction", "data"), fontsize=8, color="0.4")
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlabel("test accuracy, 95 % interval over seeds and images")
+    axes.set_title("hollow: the search's own validation maximum", fontsize=9, color="0.4")
+    return figure
+
+
 def importance(shares: pd.DataFrame, epoch: int) -> Figure:
     """Share of the variance that each parameter explains in the distilled arm, from `analysis.importance`."""
     table = shares.iloc[::-1]

@@ -11,8 +11,9 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from kd_tune import analysis, budget, diagnosis, plots, results, rung_diagnosis
+from kd_tune import analysis, budget, confirmation, diagnosis, plots, results, rung_diagnosis
 from kd_tune.analysis import Finding
+from kd_tune.confirmation import Confirmation
 from kd_tune.ledger import SEARCH_FILE
 from kd_tune.paths import written_whole
 from kd_tune.records import ARMS, METRIC
@@ -35,6 +36,7 @@ def write(folder: Path, console: Console) -> Path:
         ConfigError: no run here, or a damaged one.
     """
     tables = results.read(folder)
+    confirmed = confirmation.latest(folder)
     target = folder / "report"
     with written_whole(target, replace=True) as temporary:
         temporary.mkdir()
@@ -43,13 +45,35 @@ def write(folder: Path, console: Console) -> Path:
         sections, findings = _sections(tables), diagnosis.findings(tables)
         for name, table in sections.items():
             table.to_csv(temporary / f"{name}.csv", index=False)
+        if confirmed is not None:
+            confirmation.arms_table(confirmed).to_csv(temporary / "confirmed.csv", index=False)
+            confirmation.comparisons_table(confirmed).to_csv(temporary / "comparisons.csv", index=False)
+            plots.confirmed(confirmation.arms_table(confirmed)).savefig(temporary / "confirmed.png")
         pictures = []
         for name, figure in plots.figures(tables, sections["importance"], sections["by_teacher"]):
             figure.savefig(temporary / f"{name}.png")
             pictures.append(name)
-        (temporary / "report.md").write_text(_page(tables, sections, findings, pictures), encoding="utf-8")
+        page = _page(tables, sections, findings, pictures, confirmed)
+        (temporary / "report.md").write_text(page, encoding="utf-8")
+    if confirmed is not None:
+        show(confirmed, console)
     _print(tables, sections, findings, console)
     return target / "report.md"
+
+
+def show(confirmed: Confirmation, console: Console) -> None:
+    """Prints what a confirmation found."""
+    console.print(f"\n{_title(confirmed)}", style="bold")
+    console.print(_table(confirmation.shown_arms(confirmed)))
+    for line in (*confirmation.findings(confirmed), *confirmation.configurations(confirmed)):
+        console.print(f"  {line}")
+
+
+def _title(confirmed: Confirmation) -> str:
+    return (
+        f"Confirmed on {confirmed.num_images:,} test images with {confirmed.num_seeds} fresh seeds "
+        f"(opening {confirmed.opening} of the test set)"
+    )
 
 
 def _sections(tables: RunTables) -> dict[str, pd.DataFrame]:
@@ -84,19 +108,23 @@ def _print(tables: RunTables, sections: dict[str, pd.DataFrame], findings: list[
     ):
         if frame.empty:
             continue
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False, title_style="bold")
-        for column in frame.columns:
-            table.add_column(str(column).replace("_", " "), justify="left" if column == "arm" else "right")
-        for values in frame.itertuples(index=False):
-            table.add_row(*(_cell(column, value) for column, value in zip(frame.columns, values, strict=True)))
         console.print()
-        console.print(table)
+        console.print(_table(frame, title))
     to_do = [finding.text for finding in findings if finding.act]
     if to_do:
         console.print("\nBefore the next search", style="bold")
     for text in to_do:
         console.print(f"  {text}", markup=False)
-    console.print()
+    console.print(f"\ntest set: opened {len(tables.state.test_openings)} times by this run\n")
+
+
+def _table(frame: pd.DataFrame, title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, title_style="bold")
+    for column in frame.columns:
+        table.add_column(str(column).replace("_", " "), justify="left" if column in ("student", "arm") else "right")
+    for values in frame.itertuples(index=False):
+        table.add_row(*(_cell(column, value) for column, value in zip(frame.columns, values, strict=True)))
+    return table
 
 
 def _pivot(best_by_student: pd.DataFrame) -> pd.DataFrame:
@@ -120,7 +148,13 @@ def _with_intervals(rungs: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
-def _page(tables: RunTables, sections: dict[str, pd.DataFrame], findings: list[Finding], pictures: list[str]) -> str:
+def _page(
+    tables: RunTables,
+    sections: dict[str, pd.DataFrame],
+    findings: list[Finding],
+    pictures: list[str],
+    confirmed: Confirmation | None,
+) -> str:
     # Markdown, not HTML: tables escape what would break them, in `_markdown`.
     template = jinja2.Template(
         (Path(__file__).parent / "templates" / "report.md.jinja").read_text(encoding="utf-8"),
@@ -135,6 +169,14 @@ def _page(tables: RunTables, sections: dict[str, pd.DataFrame], findings: list[F
     winner = analysis.best(tables)
     page: str = template.render(
         run=tables.folder.name,
+        confirmed=None
+        if confirmed is None
+        else {
+            "title": _title(confirmed),
+            "arms": _markdown(confirmation.shown_arms(confirmed)),
+            "findings": confirmation.findings(confirmed),
+            "configurations": confirmation.configurations(confirmed),
+        },
         manifest=tables.manifest,
         openings=len(tables.state.test_openings),
         arms=tables.state.quota,

@@ -33,6 +33,7 @@ from kd_tune.errors import ConfigError
 from kd_tune.ledger import (
     KEPT_CHECKPOINTS,
     MANIFEST,
+    PLAN,
     SEARCH_FILE,
     Event,
     Fingerprints,
@@ -98,16 +99,17 @@ def start(file: SearchFile, folder: Path, launch: Launch, console: Console) -> R
     earlier = read_earlier(launch.warm_start, file.search)
     source = resolve_source(file.trial["dataset"]["name"], launch.source)
     dataset = load_dataset(file.trial["dataset"], source)
-    check_equal(earlier, trial=_resolved(file)["trial"], data=dataset.fingerprint)
+    check_equal(earlier, trial=resolved(file)["trial"], data=dataset.fingerprint)
     check_draws(spaces, dataset, file.search.seed)
     students = students_by_size(file, spaces, dataset)
     prepared = prepare(file.trial, dataset, source, console)
     check_equal(earlier, teachers=_fingerprints(prepared))
-    run = Run.create(folder, dump_yaml(_resolved(file)), _manifest(file, dataset, prepared, source))
+    run = Run.create(folder, dump_yaml(resolved(file)), _manifest(file, dataset, prepared, source))
     for line in record_known(run, earlier, list(spaces)):
         console.print(line)
     try:
-        return _run(run, file, spaces, students, _places(prepared), replace(launch, source=source), console)
+        launch = replace(launch, source=source)
+        return run_trials(run, file, spaces, _places(prepared), launch, console, students)
     except BaseException:
         if not run.state.trials:  # the cluster was not there, or cannot hold a trial
             shutil.rmtree(folder)
@@ -120,23 +122,62 @@ def resume(folder: Path, launch: Launch, console: Console) -> RunState:
     Raises:
         ConfigError: no run here, somebody else is running it, or data or teacher have changed since.
     """
+    if (folder / PLAN).exists():
+        raise ConfigError(f"{folder}: this is a confirmation; go on with: kd-tune confirm {folder.parent}")
+    run = Run(folder)  # first, so that a second launcher is refused before it prepares anything
+    try:
+        found = find_again(folder, launch.source, console)
+        students = students_by_size(found.file, found.spaces, found.dataset)
+    except BaseException:
+        run.close()
+        raise
+    launch = replace(launch, source=found.source)
+    return run_trials(run, found.file, found.spaces, found.teachers, launch, console, students)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a run was started with, found again and checked to be the same.
+
+    Attributes:
+        file: its search file.
+        spaces: by arm.
+        manifest: how it was made.
+        dataset: its images.
+        source: where they lie.
+        teachers: where each teacher's answers are.
+    """
+
+    file: SearchFile
+    spaces: dict[str, Space]
+    manifest: Manifest
+    dataset: Dataset
+    source: Path | None
+    teachers: dict[str, TeacherPlace]
+
+
+def find_again(folder: Path, source: Path | None, console: Console) -> Found:
+    """Reads a run's files, loads its data, and prepares its teachers where they are no longer there.
+
+    Args:
+        folder: the run's.
+        source: where the data lie now; None: where the run found them.
+        console: shows progress.
+
+    Raises:
+        ConfigError: no run here, or data or teacher have changed since.
+    """
     if not (folder / SEARCH_FILE).exists():
         raise ConfigError(no_run(folder))
     file = load_search_file(folder / SEARCH_FILE)
     spaces = check(file)
     manifest = read_record(folder / MANIFEST, Manifest)
-    source = launch.source or (None if manifest.source is None else Path(manifest.source))
-    run = Run(folder)
-    try:
-        dataset = load_dataset(file.trial["dataset"], source)
-        _check_unchanged(folder, "data", dataset.fingerprint, manifest.fingerprints.data)
-        students = students_by_size(file, spaces, dataset)
-        prepared = prepare(file.trial, dataset, source, console)
-        _check_unchanged(folder, "teacher", _fingerprints(prepared), manifest.fingerprints.teachers)
-    except BaseException:
-        run.close()
-        raise
-    return _run(run, file, spaces, students, _places(prepared), replace(launch, source=source), console)
+    source = source or (None if manifest.source is None else Path(manifest.source))
+    dataset = load_dataset(file.trial["dataset"], source)
+    _check_unchanged(folder, "data", dataset.fingerprint, manifest.fingerprints.data)
+    prepared = prepare(file.trial, dataset, source, console)
+    _check_unchanged(folder, "teacher", _fingerprints(prepared), manifest.fingerprints.teachers)
+    return Found(file, spaces, manifest, dataset, source, _places(prepared))
 
 
 def _places(prepared: Mapping[str, PreparedTeacher]) -> dict[str, TeacherPlace]:
@@ -254,7 +295,7 @@ def _constants(training: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in training.items() if isinstance(value, int | float | str)}
 
 
-def _resolved(file: SearchFile) -> dict[str, Any]:
+def resolved(file: SearchFile) -> dict[str, Any]:
     """The search file with overrides and defaults written out: what `search.yaml` in a run holds."""
     trial = to_raw(_space_of_arm(file.trial, "distil").template)
     node = trial.get("teacher", {})
@@ -286,16 +327,28 @@ def _manifest(
     )
 
 
-def _run(
+def run_trials(
     run: Run,
     file: SearchFile,
     spaces: dict[str, Space],
-    students: Students | None,
     teachers: Mapping[str, TeacherPlace],
     launch: Launch,
     console: Console,
+    students: Students | None = None,
+    keep_all: bool = False,
 ) -> RunState:
-    """Gives Ray what there is to do; records how this launch began and ended."""
+    """Gives Ray what there is to do; records how this launch began and ended.
+
+    Args:
+        run: closed at the end.
+        file: its search file.
+        spaces: by arm.
+        teachers: where each teacher's answers are.
+        launch: how to run it.
+        console: shows progress.
+        students: by their size; None if trials of all sizes compete with each other.
+        keep_all: whether every trial keeps its last checkpoint, not only each arm's best few.
+    """
     num_epochs = file.trial["training"]["num_epochs"]
     with closing(run):
         referee = Referee(file.search.scheduler, num_epochs)
@@ -323,7 +376,7 @@ def _run(
                 run.record(records.EXTENDED, num_trials=launch.extend)
             _announce(run, file, referee, console)
             with watching(console, run.state, num_epochs) as watch:
-                run.listeners += [_CheckpointKeeper(run.folder), watch]
+                run.listeners += [watch] if keep_all else [_CheckpointKeeper(run.folder), watch]
                 with suppress(KeyboardInterrupt):  # recorded as a pause, like one that Tune took notice of
                     searcher = RunSearcher(run, spaces, file.search, students)
                     scheduler = RunScheduler(run, referee)

@@ -118,6 +118,11 @@ class Dataset:
         return self.mapped is None
 
     @property
+    def has_test(self) -> bool:
+        """Whether there are test images to open."""
+        return self._load_test is not None
+
+    @property
     def num_classes(self) -> int:
         return len(self.class_names)
 

@@ -1,0 +1,119 @@
+"""Which configurations of a search are worth training again: pure functions of a run's state."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kd_tune.confirmation import Candidate, Plan
+from kd_tune.ledger import RunState, TrialState
+from kd_tune.space import Space
+from kd_tune.statistics import shrunken_maximum
+
+DISTIL = "distil"
+
+
+def make_plan(
+    state: RunState, spaces: Mapping[str, Space], top: int, num_seeds: int, all_students: bool, seed: int
+) -> Plan:
+    """What a confirmation of a search trains.
+
+    Arms are compared at the same student: that of the best trial of the distilled arm (of the first arm, where none
+    learns from a teacher), or every student that all arms have usable trials of.
+
+    Args:
+        state: the search's.
+        spaces: by arm.
+        top: candidates of an arm at a student.
+        num_seeds: trainings of each.
+        all_students: every student, not only the best.
+        seed: of the confirmation.
+
+    Returns:
+        The plan; without candidates where no trial has a figure.
+    """
+    trials = {arm: ranked(state.of_arm(arm)) for arm in state.quota}
+    students = _students(trials, spaces, all_students)
+    candidates, counts = [], []
+    for index, student in enumerate(students):
+        mine = {arm: trials_of_student(trials[arm], spaces[arm], student) for arm in trials}
+        counts.append({arm: len(found) for arm, found in mine.items()})
+        candidates += [
+            _candidate(index, trial) for arm, found in mine.items() for trial in _distinct(found, spaces[arm])[:top]
+        ]
+    return Plan(seed=seed, top=top, num_seeds=num_seeds, students=students, trials=counts, candidates=candidates)
+
+
+def ranked(trials: Sequence[TrialState]) -> list[TrialState]:
+    """Usable trials that have ended, best first.
+
+    One that got further comes first: early and late figures do not compare, and all that a pruned trial has is early.
+    """
+    usable = [trial for trial in trials if trial.usable and trial.end is not None]
+    return sorted(usable, key=lambda trial: (-trial.epoch, -(trial.value or 0.0), trial.number))
+
+
+def trials_of_student(trials: Sequence[TrialState], space: Space, student: Mapping[str, Any]) -> list[TrialState]:
+    """Those whose `student` section is equal, in the same order."""
+    return [trial for trial in trials if space.fill(trial.draw)["student"] == student]
+
+
+def search_maxima(trials: Sequence[TrialState]) -> tuple[float, float | None]:
+    """The largest of the furthest trials' last validation accuracies: as it is, and shrunken.
+
+    Args:
+        trials: of one arm and student, `ranked`.
+    """
+    furthest = [trial.rows[trial.epoch] for trial in trials if trial.epoch == trials[0].epoch]
+    halves = [(row.get("val_accuracy_even"), row.get("val_accuracy_odd")) for row in furthest]
+    largest = max(float(row["val_accuracy"]) for row in furthest)
+    if any(even is None or odd is None for even, odd in halves):
+        return largest, None
+    even, odd = np.array(halves, float).T
+    return largest, shrunken_maximum(even, odd)
+
+
+def describe(section: Mapping[str, Any]) -> str:
+    """A student section on one line: `studentnet width=0.5`."""
+    rest = " ".join(f"{key}={value}" for key, value in section.items() if key != "name")
+    return f"{section['name']} {rest}".strip()
+
+
+def _students(
+    trials: Mapping[str, Sequence[TrialState]], spaces: Mapping[str, Space], all_students: bool
+) -> list[dict[str, Any]]:
+    found: dict[str, dict[str, dict[str, Any]]] = {arm: {} for arm in trials}
+    for arm, ended in trials.items():
+        for trial in ended:
+            student = spaces[arm].fill(trial.draw)["student"]
+            found[arm].setdefault(_key(student), student)
+    leading = found[DISTIL] if DISTIL in found else next(iter(found.values()), {})
+    if not all_students:
+        return list(leading.values())[:1]
+    return [student for key, student in leading.items() if all(key in students for students in found.values())]
+
+
+def _distinct(trials: Sequence[TrialState], space: Space) -> list[TrialState]:
+    """The first of every configuration: a search may have drawn one twice."""
+    first: dict[str, TrialState] = {}
+    for trial in trials:
+        first.setdefault(_key(space.fill(trial.draw)), trial)
+    return list(first.values())
+
+
+def _candidate(student: int, trial: TrialState) -> Candidate:
+    return Candidate(
+        student=student,
+        arm=trial.arm,
+        trial=trial.number,
+        draw=trial.draw,
+        epoch=trial.epoch,
+        val_accuracy=trial.value or 0.0,
+    )
+
+
+def _key(section: Mapping[str, Any]) -> str:
+    return json.dumps(section, sort_keys=True)

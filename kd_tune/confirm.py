@@ -1,0 +1,230 @@
+"""The figure that can be believed: a search's best configurations on fresh seeds, and one look at the test images.
+
+The order of things is what makes the figure honest. What will be trained is written down before anything is trained;
+one configuration an arm is chosen by validation images; the choice, with a fingerprint of every student's weights, is
+recorded in the search's own ledger as an opening of the test set; only then are the test images read. So:
+
+- a confirmation that is stopped before the opening goes on where it was, and nothing was seen;
+- one that is killed between the opening and its figures has been counted, and goes on too: the record says which
+  weights the test images were opened for, and no others are asked;
+- anything else that would look at the test images again needs `again`, trains on other seeds, and is counted.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from kd_tune import candidates, confirmation, records
+from kd_tune.config import ArmConfig, SamplerConfig, SchedulerConfig, SearchConfig, SearchFile
+from kd_tune.confirm_figures import Chosen, choose, make_figures
+from kd_tune.confirmation import Confirmation, Plan
+from kd_tune.errors import ConfigError
+from kd_tune.export import Exported, export_students
+from kd_tune.ledger import PLAN, Event, Run, RunState, replay
+from kd_tune.manifest import hardware, versions
+from kd_tune.opening import checkpoint_of, open_test_set
+from kd_tune.paths import read_record, write_json, written_whole
+from kd_tune.records import derive_seed
+from kd_tune.search import Found, Launch, find_again, resolved, run_trials
+from kd_tune.strict_yaml import dump_yaml
+
+
+class NothingUsable(ConfigError):  # noqa: N818 - it says what is the case
+    """No trial, or no retraining, gave a figure."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be confirmed.
+
+    Attributes:
+        top: configurations of every arm that are trained again.
+        num_seeds: trainings of each.
+        all_students: compare arms at every student that they have in common, not only at the best one.
+        again: open the test set once more.
+    """
+
+    top: int
+    num_seeds: int
+    all_students: bool = False
+    again: bool = False
+
+    def command(self, folder: Path) -> str:
+        """What a person typed, for the record."""
+        students = " --students all" if self.all_students else ""
+        again = " --again" if self.again else ""
+        return f"kd-tune confirm {folder.name} --top {self.top} --seeds {self.num_seeds}{students}{again}"
+
+
+def confirm(folder: Path, request: Request, launch: Launch, console: Console) -> Confirmation | None:
+    """Trains a search's best configurations again, chooses, opens the test set, and exports; or goes on with that.
+
+    Args:
+        folder: the search's run.
+        request: what is to be confirmed.
+        launch: how to run the trainings.
+        console: shows progress.
+
+    Returns:
+        What was found; None if trainings are left, because it was interrupted or out of time.
+
+    Raises:
+        NothingUsable: there is no figure to confirm, or no training came to its end.
+        ConfigError: the search has not ended, was confirmed before, or a confirmation of another kind was begun.
+    """
+    check_request(request)
+    with closing(Run(folder)) as run:
+        _check_ended(run)
+        number = confirmation_number(folder, run.state.test_openings, request.again)
+        found = find_again(folder, launch.source, console)
+        if not found.dataset.has_test:
+            raise ConfigError(f"{found.dataset.name}: the data set has no test images, so nothing can be confirmed")
+        place = confirmation.folder_of(folder, number)
+        seed = derive_seed(found.file.search.seed, "confirmation", number)
+        plan = candidates.make_plan(run.state, found.spaces, request.top, request.num_seeds, request.all_students, seed)
+        if not plan.candidates:
+            raise ConfigError(f"{folder}: no student has trials of every arm; --students best compares what there is")
+        _begin(place, plan, found)
+        state = replay(place)
+        if state.unfinished():
+            state = _train(place, retraining_file(found.file, plan), found, launch, console)
+        if state.unfinished():
+            return None
+        chosen, left_out = choose(plan, state)
+        if not chosen:
+            raise NothingUsable(f"{place}: no configuration was trained to the end with every seed: {left_out}")
+        answers = open_test_set(run, place, chosen, found.dataset, request.command(folder))
+        result = make_figures(run.state, found.spaces, found.manifest, plan, chosen, left_out, answers)
+        for line in _export(folder, place, chosen, result):
+            console.print(f"export: {line}")
+        write_json(place / confirmation.FIGURES, result.model_dump())
+        return result
+
+
+def check_request(request: Request) -> None:
+    """Raises ConfigError if nothing could be said from so little."""
+    problems = []
+    if request.top < 1:
+        problems.append(f"--top {request.top}: at least 1 configuration of every arm")
+    if request.num_seeds < 2:
+        problems.append(f"--seeds {request.num_seeds}: at least 2, or there is no spread and no interval")
+    if problems:
+        raise ConfigError(problems)
+
+
+def confirmation_number(folder: Path, openings: list[Event], again: bool) -> int:
+    """Which confirmation is to be begun or gone on with.
+
+    Args:
+        folder: the search's run.
+        openings: of the test set, as the search's ledger has them.
+        again: whether the test set may be opened once more.
+
+    Raises:
+        ConfigError: it would open the test set once more, and may not; or need not.
+    """
+    opened = {event.get("confirmation") for event in openings}
+    number = confirmation.count(folder)
+    while confirmation.folder_of(folder, number + 1).name in opened:  # its folder was deleted; the look was taken
+        number += 1
+    if number == 0:
+        return 1
+    place = confirmation.folder_of(folder, number)
+    begun, seen = (place / PLAN).exists(), place.name in opened
+    if begun and not (place / confirmation.FIGURES).exists() and not (again and seen):
+        if again:
+            raise ConfigError(f"{place}: was begun and has not opened the test set; go on with it, without --again")
+        return number
+    if not again:
+        raise ConfigError(
+            f"{folder}: was confirmed; the test set has been opened {len(openings)} times for it. "
+            "--again trains on fresh seeds, opens it once more, and every report says so"
+        )
+    return number + 1
+
+
+def retraining_file(file: SearchFile, plan: Plan) -> SearchFile:
+    """The search file of a confirmation: as many trials as trainings, none stopped, with seeds of their own."""
+    counts: dict[str, int] = {}
+    for candidate in plan.candidates:
+        counts[candidate.arm] = counts.get(candidate.arm, 0) + plan.num_seeds
+    search = SearchConfig(
+        arms=[ArmConfig.model_validate({"name": arm, "num_trials": count}) for arm, count in counts.items()],
+        sampler=SamplerConfig(name="random"),
+        scheduler=SchedulerConfig(name="none"),
+        seed=plan.seed,
+        max_failures=file.search.max_failures,
+    )
+    return replace(file, search=search)
+
+
+def _check_ended(run: Run) -> None:
+    left = len(run.state.unfinished()) + run.state.num_missing()
+    if left:
+        raise ConfigError(
+            f"{run.folder}: the search has not ended, {left} trials are left; finish it first: "
+            f"run_search.py --resume {run.folder}"
+        )
+    if not any(trial.usable for trial in run.state.trials.values()):
+        raise NothingUsable(f"{run.folder}: no trial gave a figure, so there is nothing to confirm")
+
+
+def _begin(place: Path, plan: Plan, found: Found) -> None:
+    """Makes the run of a confirmation, whole or not at all; one that is there must have the same plan."""
+    if (place / PLAN).exists():
+        begun = read_record(place / PLAN, Plan)
+        for name in ("top", "num_seeds", "students", "candidates", "seed"):
+            then, now = getattr(begun, name), getattr(plan, name)
+            if then != now:
+                shown = {"top": f"--top {then}", "num_seeds": f"--seeds {then}"}.get(name, f"other {name}")
+                raise ConfigError(
+                    f"{place}: this confirmation was begun with {shown}; go on with that, or delete the folder"
+                )
+        return
+    file = retraining_file(found.file, plan)
+    manifest = found.manifest.model_copy(
+        update={
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "seed": plan.seed,
+            "versions": versions(),
+            "hardware": hardware(),
+        }
+    )
+    with written_whole(place) as temporary, closing(Run.create(temporary, dump_yaml(resolved(file)), manifest)) as run:
+        write_json(temporary / PLAN, plan.model_dump())
+        for seed in range(plan.num_seeds):
+            for place_in_plan, candidate in enumerate(plan.candidates):
+                run.record(
+                    records.PROPOSED,
+                    trial=plan.trainings_of(place_in_plan)[seed],
+                    arm=candidate.arm,
+                    draw=candidate.draw,
+                    config=found.spaces[candidate.arm].fill(candidate.draw),
+                    confirms=candidate.trial,
+                )
+
+
+def _train(place: Path, file: SearchFile, found: Found, launch: Launch, console: Console) -> RunState:
+    """Trains what is left of a confirmation; one that cannot begin leaves nothing behind."""
+    launch = replace(launch, source=found.source)
+    try:
+        return run_trials(Run(place), file, found.spaces, found.teachers, launch, console, keep_all=True)
+    except BaseException:
+        if not any(trial.rows for trial in replay(place).trials.values()):
+            shutil.rmtree(place)
+        raise
+
+
+def _export(folder: Path, place: Path, chosen: list[Chosen], result: Confirmation) -> list[str]:
+    """The training with the median validation accuracy of every arm and student, in place of an earlier export."""
+    students = {
+        arm.export: Exported(checkpoint_of(place, one.median), {"confirmed": arm.model_dump()})
+        for one, arm in zip(chosen, result.arms, strict=True)
+    }
+    return export_students(students, folder / confirmation.EXPORT, replace=True)

@@ -1,0 +1,259 @@
+"""A confirmation as it lies on disk: what was planned, and what came out. Reading it loads neither torch nor Ray.
+
+A run's first confirmation is the folder `confirmation`, a run of its own; further ones are `confirmation_2` and so on.
+`plan.json` is there from its first moment on, `confirmation.json` from its last.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kd_tune.ledger import PLAN
+from kd_tune.paths import Record, read_record
+from kd_tune.watch import short
+
+FIGURES = "confirmation.json"
+ANSWERS = "test_answers.npz"
+EXPORT = "confirmed"
+SIGNIFICANT = 0.05
+
+
+class Candidate(Record):
+    """A configuration of the search that is trained again.
+
+    Attributes:
+        student: its place in `Plan.students`.
+        arm: the arm that it belongs to.
+        trial: the search's trial that it was.
+        draw: its parameters.
+        epoch: epochs that the search trained it for.
+        val_accuracy: the search's figure for it.
+    """
+
+    student: int
+    arm: str
+    trial: int
+    draw: dict[str, Any]
+    epoch: int
+    val_accuracy: float
+
+
+class Plan(Record):
+    """`plan.json`: what a confirmation trains, all of it, before it begins.
+
+    Training number n is candidate n mod K with its own seed, number n div K, K the number of candidates.
+
+    Attributes:
+        seed: all training seeds follow from it and the training's number.
+        top: candidates of an arm at a student, at most.
+        num_seeds: trainings of each candidate.
+        students: the `student` sections that arms are compared at.
+        trials: by student, how many usable trials of the search each arm had there.
+        candidates: by student, by arm, the search's best first.
+    """
+
+    seed: int
+    top: int
+    num_seeds: int
+    students: list[dict[str, Any]]
+    trials: list[dict[str, int]]
+    candidates: list[Candidate]
+
+    def trainings_of(self, candidate: int) -> list[int]:
+        """Numbers of a candidate's trainings, a seed each."""
+        return [seed * len(self.candidates) + candidate for seed in range(self.num_seeds)]
+
+
+class ConfirmedArm(Record):
+    """One arm at one student: its chosen configuration, trained on fresh seeds, on the test images.
+
+    Attributes:
+        student: the student, in words.
+        num_parameters: of the student.
+        arm: the arm.
+        trial: the search's trial whose configuration was chosen.
+        draw: its parameters.
+        trainings: their numbers in the confirmation's run, a seed each.
+        val_accuracies: of the trainings, last epoch.
+        test_accuracies: of the trainings.
+        low: lower end of the 95 % interval of the mean test accuracy, over new seeds and new images.
+        high: upper end.
+        search_trials: usable trials of the search for this arm and student.
+        search_maximum: the largest last validation accuracy of those that got furthest.
+        search_shrunken: the same without the luck of having been the largest; None where the search did not record
+            halves of the validation images.
+        exported: the training with the median validation accuracy.
+        export: its folder in the run's `confirmed`.
+    """
+
+    student: str
+    num_parameters: int
+    arm: str
+    trial: int
+    draw: dict[str, Any]
+    trainings: list[int]
+    val_accuracies: list[float]
+    test_accuracies: list[float]
+    low: float
+    high: float
+    search_trials: int
+    search_maximum: float
+    search_shrunken: float | None
+    exported: int
+    export: str
+
+
+class Comparison(Record):
+    """Distillation against one control at one student.
+
+    Attributes:
+        student: the student, in words.
+        arm: the arm that learns from the teacher.
+        control: the one that does not.
+        difference: of mean test accuracies.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        p_value: adjusted for all comparisons of the confirmation (Holm).
+    """
+
+    student: str
+    arm: str
+    control: str
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+    def sentence(self) -> str:
+        """What was found, for a person."""
+        interval = f"{100 * self.low:+.2f} to {100 * self.high:+.2f}"
+        if self.p_value >= SIGNIFICANT:
+            return (
+                f"not decidable whether {self.arm} or {self.control} is better: the difference is "
+                f"{100 * self.difference:+.2f} points ({interval}; p {self.p_value:.2g})"
+            )
+        better, worse, sign = (self.arm, self.control, 1) if self.difference > 0 else (self.control, self.arm, -1)
+        ends = sorted((sign * self.low, sign * self.high))
+        points = f"{100 * sign * self.difference:.2f} points ({100 * ends[0]:.2f} to {100 * ends[1]:.2f}"
+        return f"{better} beats {worse} by {points}; p {self.p_value:.2g})"
+
+
+class Confirmation(Record):
+    """`confirmation.json`: what a confirmation found.
+
+    Attributes:
+        created: when, in local time with its offset.
+        num_seeds: trainings of each configuration.
+        num_images: test images.
+        opening: which opening of the test set by this run it was, from 1.
+        arms: a row an arm and student.
+        comparisons: of the distilled arm with each control.
+        left_out: what could not be compared, and why.
+        knows_validation_images: of each teacher.
+    """
+
+    created: str
+    num_seeds: int
+    num_images: int
+    opening: int
+    arms: list[ConfirmedArm]
+    comparisons: list[Comparison]
+    left_out: list[str]
+    knows_validation_images: dict[str, bool | None]
+
+
+def folder_of(run: Path, number: int) -> Path:
+    """The folder of a run's confirmation, counted from 1."""
+    return run / ("confirmation" if number == 1 else f"confirmation_{number}")
+
+
+def count(run: Path) -> int:
+    """How many confirmations of a run were begun."""
+    number = 0
+    while (folder_of(run, number + 1) / PLAN).exists():
+        number += 1
+    return number
+
+
+def latest(run: Path) -> Confirmation | None:
+    """A run's newest confirmation that was completed.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    for number in range(count(run), 0, -1):
+        path = folder_of(run, number) / FIGURES
+        if path.exists():
+            return read_record(path, Confirmation)
+    return None
+
+
+def arms_table(confirmation: Confirmation) -> pd.DataFrame:
+    """A row an arm and student: means, spread over seeds, interval, and what the search had said."""
+    rows = [
+        {
+            "student": arm.student,
+            "num_parameters": arm.num_parameters,
+            "arm": arm.arm,
+            "trial": arm.trial,
+            "test_accuracy": pd.Series(arm.test_accuracies).mean(),
+            "sd": pd.Series(arm.test_accuracies).std(),
+            "low": arm.low,
+            "high": arm.high,
+            "val_accuracy": pd.Series(arm.val_accuracies).mean(),
+            "search_maximum": arm.search_maximum,
+            "search_shrunken": arm.search_shrunken,
+        }
+        for arm in confirmation.arms
+    ]
+    return pd.DataFrame(rows)
+
+
+def comparisons_table(confirmation: Confirmation) -> pd.DataFrame:
+    """A row a comparison; empty without a control."""
+    return pd.DataFrame([comparison.model_dump() for comparison in confirmation.comparisons])
+
+
+def shown_arms(confirmation: Confirmation) -> pd.DataFrame:
+    """`arms_table` as a person reads it."""
+    rows = [
+        {
+            "student": f"{row['student']}, {row['num_parameters']:,} parameters",
+            "arm": row["arm"],
+            "trial": str(row["trial"]),
+            "test accuracy": f"{row['test_accuracy']:.2%}",
+            "sd, points": f"{100 * row['sd']:.2f}",
+            "95 % interval": f"{100 * row['low']:.2f} to {100 * row['high']:.2f}",
+            "validation": f"{row['val_accuracy']:.2%}",
+            "search's maximum": f"{row['search_maximum']:.2%}",
+            "shrunken": "" if pd.isna(row["search_shrunken"]) else f"{row['search_shrunken']:.2%}",
+        }
+        for row in arms_table(confirmation).to_dict("records")
+    ]
+    return pd.DataFrame(rows)
+
+
+def configurations(confirmation: Confirmation) -> list[str]:
+    """What was chosen for each arm and student, and where the student lies."""
+    return [
+        f"{EXPORT}/{arm.export}: {arm.student}, "
+        + " ".join(f"{name}={short(value)}" for name, value in arm.draw.items())
+        for arm in confirmation.arms
+    ]
+
+
+def findings(confirmation: Confirmation) -> list[str]:
+    """What to say below the table: comparisons, what is missing, and what is known of the teachers."""
+    lines = [f"{comparison.student}: {comparison.sentence()}" for comparison in confirmation.comparisons]
+    if not lines:
+        lines.append("no control: there is nothing to compare distillation with")
+    lines += [f"left out: {reason}" for reason in confirmation.left_out]
+    for teacher, knows in confirmation.knows_validation_images.items():
+        if knows:
+            lines.append(f"teacher {teacher} learnt from the validation images on which students were chosen")
+        elif knows is None:
+            lines.append(f"nobody can tell whether teacher {teacher} learnt from the validation images")
+    return lines

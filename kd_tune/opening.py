@@ -1,0 +1,96 @@
+"""The one look at the test images: recorded, with fingerprints of the students that it is for, before it is taken.
+
+Shapes: S seeds, N test images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kd_tune import checkpoint, confirmation, records
+from kd_tune.catalog import build_student
+from kd_tune.confirm_figures import Chosen
+from kd_tune.data import Dataset
+from kd_tune.engine import answer
+from kd_tune.errors import ConfigError
+from kd_tune.ledger import Run, TrialState, checkpoints_of
+from kd_tune.paths import read_json, written_whole
+from kd_tune.trial_data import TrialData, best_device
+
+
+def open_test_set(run: Run, place: Path, chosen: list[Chosen], dataset: Dataset, command: str) -> np.ndarray:
+    """Opens the test set for the chosen students, asks them, and keeps their answers.
+
+    Args:
+        run: of the search, whose ledger records the opening.
+        place: the confirmation's folder, which takes the answers.
+        chosen: whom to ask.
+        dataset: whose test images.
+        command: what a person typed, for the record.
+
+    Returns:
+        `[chosen, S, N]` bool, whether each training classified each image right.
+    """
+    choice = [
+        {
+            "arm": one.candidate.arm,
+            "trial": one.candidate.trial,
+            "trainings": {str(trial.number): _fingerprint(place, trial) for trial in one.trainings},
+        }
+        for one in chosen
+    ]
+    log = _opening_log(run, place, choice, command)
+    images = dataset.open_test("kd-tune confirm", log)
+    data = TrialData(replace(dataset, val=images), None, best_device())
+    predicted = np.array([[_predict(place, trial, data) for trial in one.trainings] for one in chosen])
+    names = [f"{one.candidate.arm}, trial {one.candidate.trial}" for one in chosen]
+    with written_whole(place / confirmation.ANSWERS) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(
+            file,
+            predicted=predicted.astype(np.min_scalar_type(dataset.num_classes - 1)),
+            labels=images.labels,
+            arms=np.array(names),
+        )
+    right: np.ndarray = predicted == images.labels
+    return right
+
+
+def _opening_log(run: Run, place: Path, choice: list[dict[str, Any]], command: str) -> Callable[[dict[str, Any]], None]:
+    """Records the opening in the search's ledger; one that was killed after it is still the same opening."""
+    earlier = [event for event in run.state.test_openings if event.get("confirmation") == place.name]
+    if earlier and earlier[-1]["choice"] != choice:
+        raise ConfigError(f"{place}: the test set was opened for other students than lie here now; --again begins anew")
+
+    def log(what: dict[str, Any]) -> None:
+        if not earlier:
+            run.record(records.TEST_OPENED, confirmation=place.name, command=command, choice=choice, **what)
+
+    return log
+
+
+def _fingerprint(place: Path, trial: TrialState) -> str:
+    weights = checkpoint_of(place, trial) / checkpoint.WEIGHTS
+    return hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
+
+
+def checkpoint_of(place: Path, trial: TrialState) -> Path:
+    """The last checkpoint of a confirmation's training."""
+    found = checkpoint.newest(checkpoints_of(place, trial.number))
+    if found is None:
+        raise ConfigError(f"{place}: training {trial.number} has no checkpoint; it was deleted")
+    return found
+
+
+def _predict(place: Path, trial: TrialState, data: TrialData) -> np.ndarray:
+    """The class `[N]` that a training names for each test image, which stand where validation images do."""
+    source = checkpoint_of(place, trial)
+    network = build_student(read_json(source / checkpoint.TRIAL)["trial"]["student"], data.dataset)
+    checkpoint.load_weights(source / checkpoint.WEIGHTS, network)
+    classes: np.ndarray = answer(network.to(data.device), data).argmax(-1).cpu().numpy()
+    return classes

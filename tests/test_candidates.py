@@ -1,0 +1,101 @@
+"""Which configurations are trained again, and where arms are compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kd_tune.candidates import describe, make_plan, ranked, search_maxima, trials_of_student
+from kd_tune.ledger import RunState
+from kd_tune.space import Space
+from tests.confirmations import SPACE, search_state
+
+SPACES = dict.fromkeys(("distil", "cross_entropy"), SPACE)
+
+
+def plan_of(state: RunState, top: int = 2, all_students: bool = False, **spaces: Space) -> Any:
+    return make_plan(state, SPACES | spaces, top, 3, all_students, seed=7)
+
+
+def test_a_trial_that_got_further_comes_before_a_better_one_that_was_pruned() -> None:
+    state = search_state(distil=[(0.5, 6, 0.80), (0.5, 2, 0.95), (0.5, 6, 0.85)])
+    assert [trial.number for trial in ranked(list(state.trials.values()))] == [2, 0, 1]
+    assert [candidate.trial for candidate in plan_of(state).candidates] == [2, 0]
+
+
+def test_where_none_reached_the_end_the_furthest_are_taken() -> None:
+    state = search_state(distil=[(0.5, 2, 0.9), (0.5, 4, 0.7), (0.5, 4, 0.8)])
+    assert [candidate.trial for candidate in plan_of(state).candidates] == [2, 1]
+
+
+def test_failed_diverged_and_running_trials_are_no_candidates() -> None:
+    state = search_state(distil=[(0.5, 6, 0.9), (0.5, 6, 0.8), (0.5, 3, 0.7), (0.5, 6, 0.6)])
+    for number, end in enumerate(("failed", "diverged", None)):
+        state.trials[number].end = end  # type: ignore[assignment]
+    assert [candidate.trial for candidate in plan_of(state).candidates] == [3]
+
+
+def test_arms_are_compared_at_the_student_of_the_distilled_arms_best() -> None:
+    state = search_state(
+        distil=[(0.5, 6, 0.8), (0.25, 6, 0.9)], cross_entropy=[(0.5, 6, 0.99), (0.25, 6, 0.5), (0.25, 6, 0.6)]
+    )
+    plan = plan_of(state)
+    assert [section["width"] for section in plan.students] == [0.25]
+    assert [(candidate.arm, candidate.trial) for candidate in plan.candidates] == [
+        ("distil", 1),
+        ("cross_entropy", 4),
+        ("cross_entropy", 3),
+    ]
+    assert plan.trials == [{"distil": 1, "cross_entropy": 2}]
+
+
+def test_all_students_are_those_that_every_arm_has() -> None:
+    state = search_state(
+        distil=[(0.25, 6, 0.8), (0.5, 6, 0.9), (1.0, 6, 0.95)], cross_entropy=[(0.5, 6, 0.8), (0.25, 6, 0.7)]
+    )
+    plan = plan_of(state, all_students=True)
+    assert [section["width"] for section in plan.students] == [0.5, 0.25]
+    assert [(one.student, one.arm) for one in plan.candidates] == [
+        (0, "distil"),
+        (0, "cross_entropy"),
+        (1, "distil"),
+        (1, "cross_entropy"),
+    ]
+
+
+def test_without_a_distilled_arm_the_first_arm_leads() -> None:
+    plan = plan_of(search_state(cross_entropy=[(0.5, 6, 0.8)]))
+    assert [candidate.arm for candidate in plan.candidates] == ["cross_entropy"]
+
+
+def test_without_a_figure_there_is_nothing_to_train() -> None:
+    state = search_state(distil=[(0.5, 6, 0.8)])
+    state.trials[0].end = "diverged"
+    assert plan_of(state).candidates == []
+
+
+def test_a_configuration_that_was_drawn_twice_is_trained_once() -> None:
+    state = search_state(distil=[(0.5, 6, 0.9), (0.5, 6, 0.8), (0.5, 6, 0.7)])
+    state.trials[1].draw = dict(state.trials[0].draw)
+    assert [candidate.trial for candidate in plan_of(state).candidates] == [0, 2]
+
+
+def test_every_training_has_its_own_number() -> None:
+    plan = plan_of(search_state(distil=[(0.5, 6, 0.9), (0.5, 6, 0.8)], cross_entropy=[(0.5, 6, 0.8)]))
+    numbers = [number for place in range(len(plan.candidates)) for number in plan.trainings_of(place)]
+    assert sorted(numbers) == list(range(9))
+
+
+def test_the_searchs_maximum_is_shown_raw_and_shrunken() -> None:
+    state = search_state(distil=[(0.5, 6, 0.9), (0.5, 6, 0.8), (0.5, 2, 0.99)])
+    for number, (even, odd) in enumerate([(0.95, 0.85), (0.7, 0.9), (1.0, 1.0)]):
+        state.trials[number].rows[state.trials[number].epoch] |= {"val_accuracy_even": even, "val_accuracy_odd": odd}
+    trials = trials_of_student(ranked(state.of_arm("distil")), SPACE, {"name": "studentnet", "width": 0.5})
+    assert search_maxima(trials) == (0.9, pytest.approx((0.85 + 0.7) / 2))
+    assert search_maxima(ranked(search_state(distil=[(0.5, 6, 0.9)]).of_arm("distil"))) == (0.9, None)
+
+
+def test_a_student_is_described_on_a_line() -> None:
+    assert describe({"name": "studentnet", "width": 0.5}) == "studentnet width=0.5"
+    assert describe({"name": "studentnet"}) == "studentnet"

@@ -1,0 +1,313 @@
+"""A confirmation: fresh seeds, one configuration an arm, one recorded look at the test images, going on after kills."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from kd_tune import cli, confirm, confirmation, report
+from kd_tune.checkpoint import WEIGHTS, newest
+from kd_tune.confirm import Request, confirmation_number
+from kd_tune.confirm_figures import choose, make_figures
+from kd_tune.confirmation import Confirmation
+from kd_tune.data import npz
+from kd_tune.errors import ConfigError
+from kd_tune.export import load_student
+from kd_tune.ledger import Run, RunState, checkpoints_of, read_events, replay
+from kd_tune.paths import read_json
+from kd_tune.search import Launch, resume
+from tests.confirmations import SPACE, begin, candidate, search_state, toy_confirmation, toy_plan, write_run
+from tests.searches import toy_manifest
+
+QUIET = Console(quiet=True)
+REQUEST = Request(top=1, num_seeds=2)
+
+
+# Which confirmation is meant.
+
+
+def openings(*names: str) -> list[dict[str, Any]]:
+    return [{"confirmation": name} for name in names]
+
+
+@pytest.mark.parametrize(
+    ("complete", "opened", "again", "expected"),
+    [
+        ([], [], False, 1),
+        ([], [], True, 1),
+        ([False], [], False, 1),
+        ([False], ["confirmation"], False, 1),  # killed between the opening and its figures
+        ([False], ["confirmation"], True, 2),
+        ([True], ["confirmation"], True, 2),
+        ([True, False], ["confirmation"], False, 2),
+        ([True, True], ["confirmation", "confirmation_2"], True, 3),
+    ],
+)
+def test_a_confirmation_goes_on_or_begins_anew(
+    tmp_path: Path, complete: list[bool], opened: list[str], again: bool, expected: int
+) -> None:
+    for number, whole in enumerate(complete, start=1):
+        begin(tmp_path, number, whole)
+    assert confirmation_number(tmp_path, openings(*opened), again) == expected
+
+
+def test_a_second_look_at_the_test_set_must_be_asked_for(tmp_path: Path) -> None:
+    place = begin(tmp_path, 1, complete=True)
+    with pytest.raises(ConfigError, match=r"was confirmed; the test set has been opened 1 times for it\. --again"):
+        confirmation_number(tmp_path, openings("confirmation"), again=False)
+    shutil.rmtree(place)  # the look was taken all the same
+    with pytest.raises(ConfigError, match="was confirmed"):
+        confirmation_number(tmp_path, openings("confirmation"), again=False)
+    assert confirmation_number(tmp_path, openings("confirmation"), again=True) == 2
+
+
+def test_what_was_begun_is_gone_on_with_before_another_is_begun(tmp_path: Path) -> None:
+    begin(tmp_path, 1)
+    with pytest.raises(ConfigError, match="has not opened the test set; go on with it, without --again"):
+        confirmation_number(tmp_path, [], again=True)
+
+
+# What is chosen, and what is said of it.
+
+
+def retrained(*ends: tuple[str, float]) -> RunState:
+    """Trainings that ended so, in the order of their numbers; two arms, two candidates of the first."""
+    state = search_state(distil=[(0.5, 6, value) for _, value in ends])
+    for trial, (end, _) in zip(state.trials.values(), ends, strict=True):
+        trial.end = end  # type: ignore[assignment]
+    return state
+
+
+PLAN = toy_plan(candidate("distil", 10), candidate("distil", 11), candidate("cross_entropy", 12))
+
+
+def test_the_best_mean_over_seeds_is_chosen_not_the_best_seed() -> None:
+    values = [0.99, 0.90, 0.80, 0.70, 0.90, 0.80, 0.70, 0.90, 0.80]
+    chosen, left_out = choose(PLAN, retrained(*(("completed", value) for value in values)))
+    assert [one.candidate.trial for one in chosen] == [11, 12]
+    assert left_out == []
+
+
+def test_a_configuration_with_a_seed_that_diverged_is_not_chosen() -> None:
+    ends = ["completed", "diverged", "completed", "completed", "completed", "failed"] + ["completed"] * 3
+    chosen, left_out = choose(PLAN, retrained(*((end, 0.8) for end in ends)))
+    assert [one.candidate.trial for one in chosen] == [10]
+    assert left_out == ["cross_entropy, studentnet width=0.5: no configuration was trained to the end with every seed"]
+
+
+@pytest.mark.parametrize(("values", "median"), [([0.7, 0.9, 0.8], 2), ([0.9, 0.7, 0.8, 0.6], 1), ([0.8, 0.8, 0.8], 1)])
+def test_the_exported_seed_is_the_lower_median(values: list[float], median: int) -> None:
+    plan = toy_plan(candidate("distil", 0), num_seeds=len(values))
+    ((one,), _) = choose(plan, retrained(*(("completed", value) for value in values)))
+    assert one.median.number == median
+
+
+def test_figures_compare_distillation_with_every_control_at_the_same_student() -> None:
+    arms = [("distil", 0), ("cross_entropy", 0), ("label_smoothing", 0), ("distil", 1), ("cross_entropy", 1)]
+    plan = toy_plan(*(candidate(arm, number, student) for number, (arm, student) in enumerate(arms)))
+    search = search_state(**{arm: [(0.5, 6, 0.9), (0.25, 6, 0.8)] for arm in dict(arms)})
+    chosen, left_out = choose(plan, retrained(*[("completed", 0.8)] * 15))
+    rates = np.array([0.95, 0.6, 0.95, 0.9, 0.9]).reshape(5, 1, 1)
+    right = np.random.RandomState(0).random_sample((5, 3, 400)) < rates
+    spaces = dict.fromkeys(search.quota, SPACE)
+    found = make_figures(search, spaces, toy_manifest(), plan, chosen, left_out, right)
+    assert [(one.student, one.control) for one in found.comparisons] == [
+        ("studentnet width=0.5", "cross_entropy"),
+        ("studentnet width=0.5", "label_smoothing"),
+        ("studentnet width=0.25", "cross_entropy"),
+    ]
+    beaten, equal, _ = found.comparisons
+    assert beaten.sentence().startswith("distil beats cross_entropy by 3")
+    assert equal.sentence().startswith("not decidable whether distil or label_smoothing is better")
+    assert [arm.search_maximum for arm in found.arms] == [0.9, 0.9, 0.9, 0.8, 0.8]
+    assert found.arms[0].test_accuracies == right[0].mean(1).tolist()
+
+
+def test_a_control_that_wins_is_said_to_win() -> None:
+    lost = toy_confirmation().comparisons[0].model_copy(update={"difference": -0.02, "low": -0.03, "high": -0.01})
+    assert lost.sentence() == "cross_entropy beats distil by 2.00 points (1.00 to 3.00; p 0.01)"
+
+
+# What is refused before anything is trained.
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (Request(0, 5), "--top 0: at least 1"),
+        (Request(1, 1), "--seeds 1: at least 2, or there is no spread"),
+    ],
+)
+def test_too_little_to_say_anything_is_refused(tmp_path: Path, request_: Request, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        confirm.confirm(tmp_path, request_, Launch(), QUIET)
+
+
+def test_a_search_must_have_ended(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", distil=[(0.5, 6, 0.9)])
+    run = Run(folder)
+    run.record("extended", num_trials=1)
+    run.close()
+    with pytest.raises(ConfigError, match="the search has not ended, 1 trials are left; finish it first: run_search"):
+        confirm.confirm(folder, REQUEST, Launch(), QUIET)
+
+
+def test_a_search_without_any_figure_ends_with_its_own_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_run(tmp_path / "run", distil=[(0.5, 6, 0.9)])
+    with (folder / "ledger" / "00000.jsonl").open("a") as ledger:
+        ledger.write('{"event": "stopped", "trial": 0, "reason": "diverged"}\n')
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["confirm", str(folder)])
+    assert stop.value.code == cli.NOTHING
+    assert "no trial gave a figure, so there is nothing to confirm" in capsys.readouterr().err
+
+
+# On Ray, with real trainings of the toy.
+
+
+@pytest.fixture(scope="module")
+def search_run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the finished search, to confirm."""
+    return shutil.copytree(
+        finished_run, tmp_path_factory.mktemp("confirmed") / "run", ignore=shutil.ignore_patterns("ray", "lock")
+    )
+
+
+@pytest.fixture(scope="module")
+def confirmed(search_run: Path, ray_cluster: None) -> Confirmation:
+    """The search's confirmation, out of time at first, then gone on with."""
+    assert confirm.confirm(search_run, REQUEST, Launch(time_budget=0.01), QUIET) is None
+    assert replay(search_run).test_openings == []
+    found = confirm.confirm(search_run, REQUEST, Launch(), QUIET)
+    assert found is not None
+    return found
+
+
+def test_every_candidate_is_trained_to_the_end_on_fresh_seeds(search_run: Path, confirmed: Confirmation) -> None:
+    state = replay(search_run / "confirmation")
+    assert {(trial.end, trial.epoch) for trial in state.trials.values()} == {("completed", 6)}
+    assert state.launches == 2
+    seeds = set()
+    for run in (search_run, search_run / "confirmation"):
+        for number in replay(run).trials:
+            found = newest(checkpoints_of(run, number))
+            if found is not None:
+                seed = read_json(found / "trial.json")["seed"]
+                assert seed not in seeds
+                seeds.add(seed)
+
+
+def test_the_opening_is_recorded_with_the_students_that_it_is_for(search_run: Path, confirmed: Confirmation) -> None:
+    (opening,) = replay(search_run).test_openings
+    assert opening["command"] == "kd-tune confirm run --top 1 --seeds 2"
+    assert opening["dataset"] == "npz"
+    assert [one["arm"] for one in opening["choice"]] == [arm.arm for arm in confirmed.arms]
+    assert all(len(weights) == 16 for one in opening["choice"] for weights in one["trainings"].values())
+
+
+def test_the_answers_are_kept_and_give_the_figures(search_run: Path, confirmed: Confirmation, toy_npz: Path) -> None:
+    with np.load(search_run / "confirmation" / confirmation.ANSWERS, allow_pickle=False) as kept:
+        right = kept["predicted"] == kept["labels"]
+        assert kept["predicted"].dtype == np.uint8
+        assert (kept["labels"] == np.load(toy_npz)["test_labels"]).all()
+    assert right.shape == (len(confirmed.arms), 2, 40)
+    for arm, answers in zip(confirmed.arms, right, strict=True):
+        assert arm.test_accuracies == answers.mean(1).tolist()
+        assert arm.low <= answers.mean() <= arm.high
+
+
+def test_the_exported_student_has_the_accuracy_that_was_confirmed(
+    search_run: Path, confirmed: Confirmation, toy_npz: Path
+) -> None:
+    import torch
+
+    test: list[Any] = []
+    images = npz(toy_npz).open_test("tests", test.append)
+    for arm in confirmed.arms:
+        folder = search_run / confirmation.EXPORT / arm.export
+        config = json.loads((folder / "config.json").read_text())
+        assert config["confirmed"]["low"] == arm.low
+        assert config["trial"]["number"] == arm.exported
+        with torch.inference_mode():
+            classes = load_student(folder)(torch.from_numpy(images.images) / 255).argmax(-1).numpy()
+        measured = dict(zip(arm.trainings, arm.test_accuracies, strict=True))[arm.exported]
+        assert (classes == images.labels).mean() == measured
+
+
+def test_a_kill_between_opening_and_figures_is_one_opening(search_run: Path, confirmed: Confirmation) -> None:
+    (search_run / "confirmation" / confirmation.FIGURES).unlink()
+    again = confirm.confirm(search_run, REQUEST, Launch(), QUIET)
+    assert again is not None
+    assert again.arms == confirmed.arms
+    assert again.opening == len(replay(search_run).test_openings) == 1
+
+
+def test_the_test_set_that_was_opened_for_others_is_not_opened_for_these(
+    search_run: Path, confirmed: Confirmation, tmp_path: Path
+) -> None:
+    run = shutil.copytree(search_run, tmp_path / "run", ignore=shutil.ignore_patterns("ray", "lock"))
+    place = run / "confirmation"
+    (place / confirmation.FIGURES).unlink()
+    found = newest(checkpoints_of(place, confirmed.arms[0].trainings[0]))
+    other = newest(checkpoints_of(place, confirmed.arms[0].trainings[1]))
+    assert found is not None
+    assert other is not None
+    shutil.copyfile(other / WEIGHTS, found / WEIGHTS)
+    with pytest.raises(ConfigError, match="was opened for other students than lie here now; --again begins anew"):
+        confirm.confirm(run, REQUEST, Launch(), QUIET)
+    assert len(replay(run).test_openings) == 1
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (REQUEST, "was confirmed; the test set has been opened 1 times"),
+        (Request(1, 3), "was confirmed"),
+    ],
+)
+def test_a_confirmed_search_is_not_confirmed_twice(
+    search_run: Path, confirmed: Confirmation, request_: Request, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        confirm.confirm(search_run, request_, Launch(), QUIET)
+
+
+def test_a_confirmation_is_gone_on_with_as_it_was_begun(
+    search_run: Path, confirmed: Confirmation, tmp_path: Path
+) -> None:
+    run = shutil.copytree(search_run, tmp_path / "run", ignore=shutil.ignore_patterns("ray", "lock"))
+    (run / "confirmation" / confirmation.FIGURES).unlink()
+    with pytest.raises(ConfigError, match="was begun with --seeds 2"):
+        confirm.confirm(run, Request(1, 3), Launch(), QUIET)
+    with pytest.raises(ConfigError, match="this is a confirmation; go on with: kd-tune confirm"):
+        resume(run / "confirmation", Launch(), QUIET)
+
+
+def test_the_report_leads_with_what_was_confirmed(search_run: Path, confirmed: Confirmation) -> None:
+    console = Console(file=io.StringIO(), width=160)
+    page = report.write(search_run, console)
+    text = page.read_text()
+    assert text.index("## Confirmed on 40 test images with 2 fresh seeds") < text.index("**unconfirmed**")
+    assert "The test set was opened 1 times" in text
+    for comparison in confirmed.comparisons:
+        assert comparison.sentence() in text
+    assert (page.parent / "confirmed.png").read_bytes().startswith(b"\x89PNG")
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert said.index("Confirmed on 40 test images") < said.index("(unconfirmed)")
+    assert "test set: opened 1 times by this run" in said
+
+
+def test_proposals_say_what_they_confirm(search_run: Path, confirmed: Confirmation) -> None:
+    proposed = [event for event in read_events(search_run / "confirmation") if event["event"] == "proposed"]
+    draws = {trial.number: trial.draw for trial in replay(search_run).trials.values()}
+    assert proposed
+    assert all(event["draw"] == draws[event["confirms"]] for event in proposed)
