@@ -34,9 +34,10 @@ import torch
 
 from kd_tune import soft_targets
 from kd_tune.catalog import load_dataset
-from kd_tune.config import Choice, SearchFile, load_search_file
 from kd_tune.data import Dataset
+from kd_tune.ranges import Choice
 from kd_tune.rungs import Rungs, rung_epochs
+from kd_tune.search_file import SearchFile, load_search_file
 from kd_tune.teacher import Teacher
 from kd_tune.trial_data import best_device
 

@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 from kd_tune import search, soft_targets, teacher
 from kd_tune.catalog import build_network
-from kd_tune.config import SearchFile, Source, parse_search_file
 from kd_tune.data import Dataset
 from kd_tune.ledger import RunState
 from kd_tune.manifest import hardware, versions
 from kd_tune.paths import CACHE_VARIABLE
+from kd_tune.search_file import SearchFile, Source, parse_search_file
 from kd_tune.teacher import Teacher
 
 HERE = Path(__file__).resolve().parent

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from kd_tune.config import Choice, branch_name
+from kd_tune.ranges import Choice, branch_name
 from kd_tune.records import METRIC, STOP_REASONS
 from kd_tune.results import RunTables, plain_name
 from kd_tune.space import Space

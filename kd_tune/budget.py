@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from kd_tune.analysis import DISTIL
-from kd_tune.config import Choice, branch_name
+from kd_tune.ranges import Choice, branch_name
 from kd_tune.results import RunTables
 
 

@@ -19,13 +19,15 @@ from torch import nn
 
 from kd_tune import user_code
 from kd_tune.augment import TRANSFORMS
-from kd_tune.config import Choice, FloatRange, IntRange, PathKeys, Source, TrainingConfig, describe_error, known_names
+from kd_tune.config import TrainingConfig
 from kd_tune.data import DATASETS, Dataset
 from kd_tune.errors import ConfigError
 from kd_tune.models import STUDENTS, TEACHERS
 from kd_tune.models.derived import DERIVED
 from kd_tune.objectives import OBJECTIVES, TEACHER, Objective
 from kd_tune.optimizers import OPTIMIZERS
+from kd_tune.ranges import Choice, FloatRange, IntRange
+from kd_tune.search_file import PathKeys, Source, describe_error, known_names
 from kd_tune.space import Draw, Space, first_value
 
 

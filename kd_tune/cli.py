@@ -85,7 +85,7 @@ def search(
     """Start, resume or extend a search; ends with a report and the best student of every arm exported."""
     from kd_tune import search as searching
     from kd_tune import user_code
-    from kd_tune.config import load_search_file
+    from kd_tune.search_file import load_search_file
 
     user_code.allow(allow_code or [])
     console = make_console()

@@ -38,7 +38,7 @@ def record(
     """Train random configurations to the end and keep their learning curves as a table, for `kd-tune replay`."""
     from kd_tune import record as recording
     from kd_tune import search, user_code
-    from kd_tune.config import load_search_file
+    from kd_tune.search_file import load_search_file
 
     user_code.allow(allow_code or [])
     recording.check_target(out)
@@ -89,7 +89,7 @@ def replay(
 
 def _settings(overrides: list[str], table: CurveTable) -> SearchConfig:
     """The defaults of a `search` section, with overrides."""
-    from kd_tune.config import Source, override, parse_search_file
+    from kd_tune.search_file import Source, override, parse_search_file
     from kd_tune.space import to_raw
 
     raw = {"search": {"sampler": {}, "scheduler": {}}, "trial": to_raw(table.trial)}

@@ -26,11 +26,12 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from kd_tune import records, user_code
-from kd_tune.config import ResourcesConfig, SearchFile
+from kd_tune.config import ResourcesConfig
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import Run
 from kd_tune.records import METRIC
 from kd_tune.scheduler import RunScheduler
+from kd_tune.search_file import SearchFile
 from kd_tune.searcher import RunSearcher
 from kd_tune.trainable import RunContext, train_trial
 

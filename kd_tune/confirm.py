@@ -21,7 +21,7 @@ from pathlib import Path
 from rich.console import Console
 
 from kd_tune import candidates, confirmation, records
-from kd_tune.config import ArmConfig, SamplerConfig, SchedulerConfig, SearchConfig, SearchFile
+from kd_tune.config import ArmConfig, SamplerConfig, SchedulerConfig, SearchConfig
 from kd_tune.confirm_figures import Chosen, choose, make_figures
 from kd_tune.confirmation import Confirmation, Plan
 from kd_tune.errors import ConfigError
@@ -32,6 +32,7 @@ from kd_tune.opening import checkpoint_of, open_test_set
 from kd_tune.paths import read_record, write_json, written_whole
 from kd_tune.records import derive_seed
 from kd_tune.search import Found, Launch, find_again, resolved, run_trials
+from kd_tune.search_file import SearchFile
 from kd_tune.strict_yaml import dump_yaml
 
 

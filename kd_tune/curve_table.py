@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kd_tune.config import Source, parse_search_file
 from kd_tune.errors import ConfigError
 from kd_tune.paths import Record, read_record, write_json, written_whole
 from kd_tune.results import RunTables
+from kd_tune.search_file import Source, parse_search_file
 from kd_tune.space import Draw, Space, to_raw
 
 MEASURED = ["val_accuracy_even", "val_accuracy_odd", "val_loss", "seconds", "num_parameters"]

@@ -12,7 +12,7 @@ import pandas as pd
 
 from kd_tune import rung_diagnosis
 from kd_tune.analysis import Finding, usable
-from kd_tune.config import Choice, IntRange, Range
+from kd_tune.ranges import Choice, IntRange, Range
 from kd_tune.results import RunTables
 from kd_tune.space import Space, describe
 

@@ -17,13 +17,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from kd_tune import derived_banks, soft_targets, teacher
 from kd_tune.catalog import architecture_of, build_student, teachers_of
-from kd_tune.config import branch_name
 from kd_tune.data import Dataset
 from kd_tune.engine import count_parameters
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import TeacherFacts
 from kd_tune.models import StartsFromImages
 from kd_tune.models.cost import multiply_adds
+from kd_tune.ranges import branch_name
 from kd_tune.records import TeacherPlace, derive_seed
 from kd_tune.teacher import Teacher, evaluation_batch
 from kd_tune.teacher_diagnosis import chance_of

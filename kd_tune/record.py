@@ -8,9 +8,10 @@ from pathlib import Path
 from rich.console import Console
 
 from kd_tune import curve_table, results, search
-from kd_tune.config import ArmConfig, SamplerConfig, SchedulerConfig, SearchFile
+from kd_tune.config import ArmConfig, SamplerConfig, SchedulerConfig
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import RunState
+from kd_tune.search_file import SearchFile
 
 
 def record(file: SearchFile, folder: Path, launch: search.Launch, console: Console) -> RunState:

@@ -23,9 +23,10 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from kd_tune import records
-from kd_tune.config import Choice, FloatRange, IntRange, SearchConfig
+from kd_tune.config import SearchConfig
 from kd_tune.curve_table import CurveTable
 from kd_tune.ledger import RunState
+from kd_tune.ranges import Choice, FloatRange, IntRange
 from kd_tune.records import METRIC, finite_or_none
 from kd_tune.scheduler import Referee, RunScheduler
 from kd_tune.searcher import RunSearcher

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from kd_tune.config import SearchFile, load_search_file
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import MANIFEST, SEARCH_FILE, Manifest, RunState, no_run, replay
 from kd_tune.paths import read_record
 from kd_tune.records import METRIC
+from kd_tune.search_file import SearchFile, load_search_file
 
 
 @dataclass(frozen=True)

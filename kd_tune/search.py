@@ -26,7 +26,7 @@ from kd_tune.catalog import (
     load_dataset,
     teachers_of,
 )
-from kd_tune.config import SearchFile, TrainingConfig, control_objective, load_search_file
+from kd_tune.config import TrainingConfig, control_objective
 from kd_tune.data import Dataset, resolve_source
 from kd_tune.engine import check_fit, rehearse
 from kd_tune.errors import ConfigError
@@ -51,6 +51,7 @@ from kd_tune.paths import read_record
 from kd_tune.prepare import PreparedTeacher, prepare
 from kd_tune.records import TeacherPlace
 from kd_tune.scheduler import Referee, RunScheduler, replay_verdicts
+from kd_tune.search_file import SearchFile, load_search_file
 from kd_tune.searcher import RunSearcher
 from kd_tune.space import Space, to_raw
 from kd_tune.strata import Students

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kd_tune.config import Choice, FloatRange, IntRange, Range, branch_name
+from kd_tune.ranges import Choice, FloatRange, IntRange, Range, branch_name
 
 if TYPE_CHECKING:
     import optuna

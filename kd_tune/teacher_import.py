@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from kd_tune import teacher
 from kd_tune.catalog import build_network
-from kd_tune.config import known_names
 from kd_tune.data import Dataset
 from kd_tune.errors import ConfigError
 from kd_tune.manifest import hardware, versions
 from kd_tune.models import TEACHERS
 from kd_tune.models.published import OLDER_VGG_STD, PUBLISHED, Published
+from kd_tune.search_file import known_names
 from kd_tune.teacher import InputShape, Normalisation, Teacher, TeacherRecord
 from kd_tune.teacher_diagnosis import BATCH, chance_of, diagnose
 from kd_tune.trial_data import best_device

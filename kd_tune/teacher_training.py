@@ -17,7 +17,7 @@ from rich.console import Console
 from kd_tune import checkpoint, host, teacher
 from kd_tune.augment import view_table
 from kd_tune.catalog import build_optimizer, build_student, check_section, check_trial, load_dataset
-from kd_tune.config import Source, TrainingConfig, known_names, override, parse_search_file
+from kd_tune.config import TrainingConfig
 from kd_tune.data import DATASETS, Dataset, resolve_source
 from kd_tune.engine import check_fit, count_parameters
 from kd_tune.errors import ConfigError
@@ -26,6 +26,7 @@ from kd_tune.models import TEACHERS
 from kd_tune.models.cost import multiply_adds
 from kd_tune.paths import exclusive, read_json, write_json
 from kd_tune.records import Assignment, EpochRow, finite_or_none
+from kd_tune.search_file import Source, known_names, override, parse_search_file
 from kd_tune.space import Space
 from kd_tune.teacher import Teacher
 from kd_tune.trial_data import best_device

@@ -11,8 +11,8 @@ from typing import Any
 import ray
 from ray import tune
 
-from kd_tune.config import branch_name
 from kd_tune.ledger import checkpoints_of
+from kd_tune.ranges import branch_name
 from kd_tune.records import Assignment, TeacherPlace, derive_seed
 from kd_tune.space import Space
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from kd_tune import records
-from kd_tune.config import SearchConfig, load_search_file
+from kd_tune.config import SearchConfig
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import MANIFEST, SEARCH_FILE, Manifest, Run, TrialState, no_run, replay
 from kd_tune.paths import read_record
 from kd_tune.records import METRIC
+from kd_tune.search_file import load_search_file
 from kd_tune.space import to_raw
 
 LEARNING = ("tpe", "rung_tpe")

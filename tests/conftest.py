@@ -15,11 +15,11 @@ from torch import nn
 
 from kd_tune import soft_targets, teacher
 from kd_tune.catalog import build_network
-from kd_tune.config import load_search_file
 from kd_tune.data import Dataset, npz
 from kd_tune.models import STUDENTS
 from kd_tune.paths import CACHE_VARIABLE
 from kd_tune.search import Launch, start
+from kd_tune.search_file import load_search_file
 from tests.imports import Weights, fitted_weights, load_toy, write_toy_cifar10
 from tests.searches import toy_search, write_search
 from tests.training import CPU, VIEWS, Forgetful

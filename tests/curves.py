@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kd_tune.config import Source, parse_search_file
 from kd_tune.curve_table import CurveTable
+from kd_tune.search_file import Source, parse_search_file
 from kd_tune.space import Space
 
 NUM_EPOCHS = 9

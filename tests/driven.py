@@ -16,8 +16,9 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from kd_tune import records
-from kd_tune.config import Choice, FloatRange, SearchConfig
+from kd_tune.config import SearchConfig
 from kd_tune.ledger import Event, Recorder, Run, RunState, TrialState, read_events
+from kd_tune.ranges import Choice, FloatRange
 from kd_tune.records import METRIC, derive_seed, finite_or_none
 from kd_tune.scheduler import Referee, RunScheduler, replay_verdicts
 from kd_tune.searcher import RunSearcher

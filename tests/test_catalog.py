@@ -23,19 +23,13 @@ from kd_tune.catalog import (
     check_trial,
     teachers_of,
 )
-from kd_tune.config import (
-    Choice,
-    FloatRange,
-    IntRange,
-    branch_name,
-    control_objective,
-    load_search_file,
-    parse_search_file,
-)
-from kd_tune.config import Source as ConfigSource
+from kd_tune.config import control_objective
 from kd_tune.data import Dataset
 from kd_tune.errors import ConfigError
 from kd_tune.models import TEACHERS
+from kd_tune.ranges import Choice, FloatRange, IntRange, branch_name
+from kd_tune.search_file import Source as ConfigSource
+from kd_tune.search_file import load_search_file, parse_search_file
 from kd_tune.space import Space
 
 SEARCH_SPACES = sorted((Path(__file__).resolve().parents[1] / "search_spaces").glob("*.yaml"))

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kd_tune.config import Choice, FloatRange, IntRange, SearchFile, load_search_file
 from kd_tune.errors import ConfigError
+from kd_tune.ranges import Choice, FloatRange, IntRange
+from kd_tune.search_file import SearchFile, load_search_file
 from kd_tune.strict_yaml import MAX_DEPTH, StrictYamlError, parse_scalar, parse_yaml
 
 MINIMAL = """\

@@ -13,9 +13,9 @@ import yaml
 
 from kd_tune import user_code
 from kd_tune.catalog import build_student, check_trial
-from kd_tune.config import Source, parse_search_file
 from kd_tune.data import Dataset
 from kd_tune.engine import rehearse, train
+from kd_tune.search_file import Source, parse_search_file
 from kd_tune.trial_data import TrialData
 from tests.searches import ROOT, toy_search
 from tests.training import CPU, trial

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 
 from kd_tune import checkpoint
 from kd_tune.catalog import check_trial
-from kd_tune.config import Source, parse_search_file
 from kd_tune.errors import ConfigError
 from kd_tune.host import open_trial
 from kd_tune.paths import read_json
 from kd_tune.records import Assignment, EpochRow, TeacherPlace
+from kd_tune.search_file import Source, parse_search_file
 from tests.training import KINDS, curve, every_kind, numbers, trial
 
 pytestmark = pytest.mark.usefixtures("forgetful")

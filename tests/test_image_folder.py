@@ -19,10 +19,10 @@ from torchvision import datasets as torchvision_datasets
 from torchvision import transforms
 
 from kd_tune.catalog import check_trial, load_dataset
-from kd_tune.config import Source
 from kd_tune.data import decoded, image_folder
 from kd_tune.errors import ConfigError
 from kd_tune.paths import CACHE_VARIABLE
+from kd_tune.search_file import Source
 from tests.data_files import ANIMALS, identities, opened, read_images, write_images, write_parts
 from tests.training import trial
 

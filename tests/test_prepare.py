@@ -17,7 +17,6 @@ from rich.console import Console
 from torch import nn
 
 from kd_tune import checkpoint, prepare, soft_targets, teacher
-from kd_tune.config import Choice
 from kd_tune.data import Dataset, mnist5k, npz
 from kd_tune.engine import train
 from kd_tune.errors import ConfigError
@@ -25,6 +24,7 @@ from kd_tune.models.compact import LOGIT_SCALE, Compact
 from kd_tune.objectives import OBJECTIVES
 from kd_tune.paths import CACHE_VARIABLE
 from kd_tune.prepare import PreparedTeacher
+from kd_tune.ranges import Choice
 from kd_tune.records import TeacherPlace
 from kd_tune.soft_targets import Bank
 from kd_tune.teacher import TeacherRecord

@@ -10,10 +10,11 @@ from rich.console import Console
 
 from kd_tune.checkpoint import WEIGHTS, newest
 from kd_tune.cluster import slots_of
-from kd_tune.config import ResourcesConfig, SearchFile, load_search_file
+from kd_tune.config import ResourcesConfig
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import checkpoints_of
 from kd_tune.search import Launch, resume, start
+from kd_tune.search_file import SearchFile, load_search_file
 from tests.searches import complaints, toy_search, write_search
 
 QUIET = Console(quiet=True)

@@ -12,9 +12,10 @@ import pytest
 from ray.tune.search import Searcher
 from rich.console import Console
 
-from kd_tune.config import Choice, FloatRange, SamplerConfig, SchedulerConfig, SearchConfig
+from kd_tune.config import SamplerConfig, SchedulerConfig, SearchConfig
 from kd_tune.ledger import Run, RunState, TrialState, replay
 from kd_tune.proposals import SAMPLERS
+from kd_tune.ranges import Choice, FloatRange
 from kd_tune.scheduler import Referee, RunScheduler
 from kd_tune.searcher import RunSearcher, next_arm, points_of_arm
 from kd_tune.space import Space

@@ -10,10 +10,10 @@ import yaml
 from rich.console import Console
 
 from kd_tune import analysis, plots, report, results
-from kd_tune.config import load_search_file
 from kd_tune.ledger import Fingerprints, Run, TeacherFacts
 from kd_tune.results import RunTables
 from kd_tune.search import Launch, resume, start
+from kd_tune.search_file import load_search_file
 from tests.searches import complaints, toy_manifest, toy_search, write_search
 
 TEACHERS = [

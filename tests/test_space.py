@@ -14,7 +14,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from kd_tune.config import TRIAL_SECTIONS, Choice, FloatRange, IntRange, Source, parse_search_file
+from kd_tune.ranges import Choice, FloatRange, IntRange
+from kd_tune.search_file import TRIAL_SECTIONS, Source, parse_search_file
 from kd_tune.space import Space, contains, describe, to_raw
 from kd_tune.strict_yaml import dump_yaml, parse_yaml
 

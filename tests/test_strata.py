@@ -14,14 +14,16 @@ from rich.console import Console
 
 from kd_tune import records
 from kd_tune.catalog import build_network
-from kd_tune.config import Choice, FloatRange, SearchConfig, load_search_file
+from kd_tune.config import SearchConfig
 from kd_tune.data import Dataset
 from kd_tune.engine import count_parameters
 from kd_tune.errors import ConfigError
 from kd_tune.export import export_best
 from kd_tune.ledger import KEPT_CHECKPOINTS, Run, checkpoints_of, read_events
+from kd_tune.ranges import Choice, FloatRange
 from kd_tune.results import read
 from kd_tune.search import Launch, _CheckpointKeeper, check, start, students_by_size
+from kd_tune.search_file import load_search_file
 from kd_tune.searcher import RunSearcher, strata_in_turn
 from kd_tune.space import Space
 from kd_tune.strata import MAX_SIZES, NUM_STRATA, Students, cut, stratum_of

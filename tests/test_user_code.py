@@ -12,11 +12,12 @@ from rich.console import Console
 
 from kd_tune import cli, export, report, results, teacher, user_code
 from kd_tune.catalog import build_objective, build_student, check_trial
-from kd_tune.config import Choice, Source, load_search_file, parse_search_file
 from kd_tune.data import Dataset
 from kd_tune.engine import rehearse
 from kd_tune.errors import ConfigError
+from kd_tune.ranges import Choice
 from kd_tune.search import Launch, check, check_draws, start
+from kd_tune.search_file import Source, load_search_file, parse_search_file
 from kd_tune.space import Space
 from kd_tune.student_sizes import survey
 from tests.own_code import PACKAGE, was_imported, write_package

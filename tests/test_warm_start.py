@@ -13,10 +13,11 @@ import yaml
 from rich.console import Console
 
 from kd_tune import cli, results
-from kd_tune.config import SamplerConfig, SearchConfig, load_search_file
+from kd_tune.config import SamplerConfig, SearchConfig
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import SEARCH_FILE, Run, replay
 from kd_tune.search import Launch, start
+from kd_tune.search_file import load_search_file
 from kd_tune.warm_start import check_equal, read_earlier, record_known
 from tests.searches import toy_manifest, toy_search, write_search
 
