@@ -33,10 +33,11 @@ from typing import Any
 import common
 import numpy as np
 
-from kd_tune import host, records, search
+from kd_tune import host, records
 from kd_tune.catalog import load_dataset
 from kd_tune.ledger import read_events
 from kd_tune.records import Assignment, TeacherPlace
+from kd_tune.search_checks import check
 from kd_tune.trainable import RunContext
 
 
@@ -249,7 +250,7 @@ def assignments_of(workload: Workload, folder: Path) -> list[Assignment]:
     """The trials of a search as Ray's side of kd_tune would hand them to a host."""
     file = common.as_search_file(workload.raw)
     context = RunContext(
-        spaces=search.check(file),
+        spaces=check(file),
         seed=file.search.seed,
         folder=str(folder),
         source=None if workload.source is None else str(workload.source.resolve()),

@@ -31,7 +31,8 @@ from kd_tune.manifest import hardware, versions
 from kd_tune.opening import checkpoint_of, open_test_set
 from kd_tune.paths import read_record, write_json, written_whole
 from kd_tune.records import derive_seed
-from kd_tune.search import Found, Launch, find_again, resolved, run_trials
+from kd_tune.search import Found, Launch, find_again, run_trials
+from kd_tune.search_checks import resolved
 from kd_tune.search_file import SearchFile
 from kd_tune.strict_yaml import dump_yaml
 

@@ -6,29 +6,20 @@ what is missing. Nothing depends on Ray's own snapshots.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import optuna
 from rich.console import Console
 
 from kd_tune import cluster, records, user_code
 from kd_tune.catalog import (
-    build_objective,
-    build_student,
-    check_trial,
     load_dataset,
-    teachers_of,
 )
-from kd_tune.config import TrainingConfig, control_objective
 from kd_tune.data import Dataset, resolve_source
-from kd_tune.engine import check_fit, rehearse
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import (
     KEPT_CHECKPOINTS,
@@ -51,17 +42,15 @@ from kd_tune.paths import read_record
 from kd_tune.prepare import PreparedTeacher, prepare
 from kd_tune.records import TeacherPlace
 from kd_tune.scheduler import Referee, RunScheduler, replay_verdicts
+from kd_tune.search_checks import check, check_draws, resolved, students_by_size
 from kd_tune.search_file import SearchFile, load_search_file
 from kd_tune.searcher import RunSearcher
-from kd_tune.space import Space, to_raw
+from kd_tune.space import Space
 from kd_tune.strata import Students
 from kd_tune.strict_yaml import dump_yaml
-from kd_tune.student_sizes import survey
 from kd_tune.trainable import RunContext
 from kd_tune.warm_start import check_equal, read_earlier, record_known
 from kd_tune.watch import watching
-
-CHECKED_DRAWS = 200
 
 
 @dataclass(frozen=True)
@@ -192,118 +181,6 @@ def _fingerprints(prepared: Mapping[str, PreparedTeacher]) -> dict[str, str]:
 def _check_unchanged(folder: Path, what: str, now: object, then: object) -> None:
     if now != then:
         raise ConfigError(f"{folder}: the {what} is not what the run started with (now {now}, then {then})")
-
-
-def check(file: SearchFile) -> dict[str, Space]:
-    """Checks all of a search file that can be checked without its data.
-
-    Returns:
-        The space of every arm.
-
-    Raises:
-        ConfigError: with every problem.
-    """
-    problems = check_trial(file.trial, file.source)
-    if problems:
-        raise ConfigError(problems)
-    spaces: dict[str, Space] = {arm.name: _space_of_arm(file.trial, arm.name) for arm in file.search.arms}
-    known = Space(file.trial)
-    for index, point in enumerate(file.search.points):
-        problems += [file.source.problem(("search", "points", index), text) for text in known.problems_of(point)]
-    if file.search.points and file.search.sampler.name == "grid":
-        problems.append(file.source.problem(("search", "points"), "a grid has its own points; leave these out"))
-    if len(file.search.points) > min(file.search.trials_by_arm().values()):
-        problems.append(file.source.problem(("search", "points"), "there are more points than an arm has trials"))
-    if file.search.sampler.name == "grid":
-        for space in spaces.values():
-            try:
-                space.grid()
-            except ValueError as error:
-                problems.append(file.source.problem(("search", "sampler"), str(error)))
-    if file.search.sampler.name == "grid" and file.search.goal == "front":
-        text = "a grid takes its cells in turn, whatever their size; take tpe or random, or goal: best"
-        problems.append(file.source.problem(("search", "sampler"), text))
-    if problems:
-        raise ConfigError(problems)
-    return spaces
-
-
-def check_draws(spaces: Mapping[str, Space], dataset: Dataset, seed: int) -> None:
-    """Binds a couple of hundred random draws of every arm to the data set; ConfigError if one cannot be trained."""
-    problems: set[str] = set()
-    rehearsed: set[tuple[str, str]] = set()
-    built: set[str] = set()
-    for space in spaces.values():
-        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed % 2**32))
-        for _ in range(CHECKED_DRAWS if space.parameters() else 1):
-            trial = space.fill(space.suggest(study.ask()))
-            names = trial["student"]["name"], trial["objective"]["name"]
-            try:
-                check_fit(TrainingConfig.model_validate(trial["training"]), dataset)
-                build_objective(trial["objective"], dataset)
-                student = json.dumps(trial["student"], sort_keys=True, default=str)
-                if student not in built:
-                    build_student(trial["student"], dataset)
-                    built.add(student)
-                if names not in rehearsed:
-                    rehearse(trial, dataset)
-                    rehearsed.add(names)
-            except ConfigError as error:
-                problems.update(error.problems)
-    if problems:
-        raise ConfigError(sorted(problems))
-
-
-def students_by_size(file: SearchFile, spaces: Mapping[str, Space], dataset: Dataset) -> Students | None:
-    """What a search for the front knows of its students' sizes; None for one that has no use for it.
-
-    Raises:
-        ConfigError: the students are all of one size, or more sizes than an arm has trials.
-    """
-    if file.search.goal != "front":
-        return None
-    shape = {key: getattr(dataset, key) for key in ("num_classes", "in_channels", "image_size")}
-    students = survey(next(iter(spaces.values())), shape, file.search.seed)
-    edges, where = students.edges(), ("search", "goal")
-    if len(edges) < 2:
-        text = (
-            f"front: every student of this file has {edges[0]:,} parameters; give trial.student a range of sizes, "
-            "such as width: {choice: [0.25, 0.5, 1.0]}, or take goal: best"
-        )
-        raise ConfigError(file.source.problem(where, text))
-    if len(edges) > min(file.search.trials_by_arm().values()):
-        text = f"front: the students are of {len(edges)} sizes, and every arm needs a trial or more of each"
-        raise ConfigError(file.source.problem(where, text))
-    return students
-
-
-def _space_of_arm(trial: Mapping[str, Any], arm: str) -> Space:
-    """The file's own trial, or the same with an objective that the teacher has no part in.
-
-    Controls keep the teacher section where it names one teacher that need not be asked again: nothing is learnt from
-    it, but their agreement with it is measured.
-    """
-    template = dict(trial)
-    template["training"] = TrainingConfig.model_validate(_constants(trial["training"])).model_dump() | trial["training"]
-    if arm != "distil":
-        template["objective"] = control_objective(arm)
-        if len(teachers_of(trial)) > 1 or any(section.get("mode") == "live" for section in teachers_of(trial)):
-            del template["teacher"]  # not a parameter of an arm that has no use for it, nor worth asking in every step
-    return Space(template)
-
-
-def _constants(training: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in training.items() if isinstance(value, int | float | str)}
-
-
-def resolved(file: SearchFile) -> dict[str, Any]:
-    """The search file with overrides and defaults written out: what `search.yaml` in a run holds."""
-    trial = to_raw(_space_of_arm(file.trial, "distil").template)
-    node = trial.get("teacher", {})
-    for section in node.get("choice", [node]):
-        for key in {"weights", "file"} & section.keys():
-            section[key] = str(Path(section[key]).expanduser().resolve())
-    return {"search": file.search.model_dump(), "resources": file.resources.model_dump(), "trial": trial}
 
 
 def _manifest(

@@ -12,7 +12,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kd_tune import search
 from kd_tune.catalog import (
     TABLES,
     architecture_of,
@@ -28,6 +27,7 @@ from kd_tune.data import Dataset
 from kd_tune.errors import ConfigError
 from kd_tune.models import TEACHERS
 from kd_tune.ranges import Choice, FloatRange, IntRange, branch_name
+from kd_tune.search_checks import check
 from kd_tune.search_file import Source as ConfigSource
 from kd_tune.search_file import load_search_file, parse_search_file
 from kd_tune.space import Space
@@ -316,14 +316,14 @@ def test_there_are_search_files_to_check() -> None:
 @pytest.mark.parametrize("path", SEARCH_SPACES, ids=lambda path: path.stem)
 def test_every_search_file_of_the_project_checks_clean(path: Path) -> None:
     file = load_search_file(path)
-    spaces = search.check(file)
+    spaces = check(file)
     assert set(spaces) == {arm.name for arm in file.search.arms}
     assert all(space.parameters() for space in spaces.values())
     assert not ray.is_initialized(), "checking a file starts no cluster"
 
 
 def test_controls_are_searched_over_everything_but_the_objective() -> None:
-    spaces = search.check(load_search_file(SEARCH_SPACES[0]))
+    spaces = check(load_search_file(SEARCH_SPACES[0]))
     distil, control = (list(spaces[arm].parameters()) for arm in ("distil", "cross_entropy"))
     assert control == [name for name in distil if not name.startswith("objective")]
     assert spaces["distil"].template["teacher"] == spaces["cross_entropy"].template["teacher"]
@@ -332,13 +332,13 @@ def test_controls_are_searched_over_everything_but_the_objective() -> None:
 def test_a_point_outside_the_space_is_refused(tmp_path: Path) -> None:
     file = load_search_file(SEARCH_SPACES[0], ["search.points=[{optimizer.lr: 9.0}]"])
     with pytest.raises(ConfigError, match=r"search.points.0: optimizer.lr: 9.0 is not in"):
-        search.check(file)
+        check(file)
 
 
 def test_a_grid_over_endless_ranges_is_refused() -> None:
     file = load_search_file(SEARCH_SPACES[0], ["search.sampler={name: grid}"])
     with pytest.raises(ConfigError, match=r"search.sampler: a grid needs choices or steps, but .*optimizer.lr"):
-        search.check(file)
+        check(file)
 
 
 def test_extremes_are_the_values_that_are_checked() -> None:
@@ -400,7 +400,7 @@ def test_a_canonical_draw_is_its_own_canonical_form_and_lies_in_the_space(seed: 
 
 @pytest.mark.parametrize("path", SEARCH_SPACES, ids=lambda path: path.stem)
 def test_a_shipped_space_has_canonical_draws(path: Path) -> None:
-    for space in search.check(load_search_file(path)).values():
+    for space in check(load_search_file(path)).values():
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         draw = space.suggest(study.ask())
         assert space.active(canonical_draw(space, draw)) == space.active(draw)

@@ -22,7 +22,8 @@ from kd_tune.export import export_best
 from kd_tune.ledger import KEPT_CHECKPOINTS, Run, checkpoints_of, read_events
 from kd_tune.ranges import Choice, FloatRange
 from kd_tune.results import read
-from kd_tune.search import Launch, _CheckpointKeeper, check, start, students_by_size
+from kd_tune.search import Launch, _CheckpointKeeper, start
+from kd_tune.search_checks import check, students_by_size
 from kd_tune.search_file import load_search_file
 from kd_tune.searcher import RunSearcher, strata_in_turn
 from kd_tune.space import Space

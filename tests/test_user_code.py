@@ -16,7 +16,8 @@ from kd_tune.data import Dataset
 from kd_tune.engine import rehearse
 from kd_tune.errors import ConfigError
 from kd_tune.ranges import Choice
-from kd_tune.search import Launch, check, check_draws, start
+from kd_tune.search import Launch, start
+from kd_tune.search_checks import check, check_draws
 from kd_tune.search_file import Source, load_search_file, parse_search_file
 from kd_tune.space import Space
 from kd_tune.student_sizes import survey
