@@ -150,6 +150,7 @@ class Trace:
     """What a replayed search had in hand, over time.
 
     Attributes:
+        seen: the half of the validation images that it saw, `even` or `odd`.
         times: seconds at which the student that it would hand out changed, or its accuracy did.
         scores: that student's accuracy on the half that the search does not see, 0 to 1, from that time on.
         sizes: the best score by parameter count at the end, among students that the search would hand out by size.
@@ -158,6 +159,7 @@ class Trace:
         completed: by parameter count, trials that reached the last epoch.
     """
 
+    seen: str
     times: np.ndarray
     scores: np.ndarray
     sizes: dict[int, float]
@@ -230,7 +232,7 @@ def replay(table: CurveTable, search: Replayed, clock: Clock, seen: str) -> Trac
             heapq.heappush(queue, (now + table.epoch_seconds[config], next(order), number, epoch + 1))
         else:
             start(now)
-    return in_hand.trace()
+    return in_hand.trace(seen)
 
 
 class Nearest:
@@ -302,13 +304,15 @@ class _InHand:
             self._times.append(now)
             self._scores.append(best)
 
-    def trace(self) -> Trace:
+    def trace(self, seen: str) -> Trace:
+        """All of it."""
         sizes: dict[int, dict[int, tuple[int, int]]] = {}
         for number, (config, epoch) in self._last.items():
             sizes.setdefault(int(self._sizes[config]), {})[number] = (config, epoch)
         last = self._shown.shape[1] - 1
         bests = {size: self._best(trials) for size, trials in sorted(sizes.items())}
         return Trace(
+            seen,
             np.array(self._times),
             np.array(self._scores),
             {size: best for size, best in bests.items() if best is not None},

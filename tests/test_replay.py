@@ -109,14 +109,14 @@ def test_the_nearest_configuration_is_measured_on_the_scale_that_is_searched(tab
 
 
 def test_a_trace_is_read_as_a_step_function() -> None:
-    trace = Trace(np.array([1.0, 2.0, 5.0]), np.array([0.3, 0.6, 0.5]), {}, 0, 0, {})
+    trace = Trace("even", np.array([1.0, 2.0, 5.0]), np.array([0.3, 0.6, 0.5]), {}, 0, 0, {})
     assert [trace.at(time) for time in (0.5, 1.0, 1.9, 2.0, 9.0)] == [0.0, 0.3, 0.3, 0.6, 0.5]
     assert [trace.time_to(target) for target in (0.3, 0.5, 0.6, 0.7)] == [1.0, 2.0, 2.0, float("inf")]
 
 
 def test_comparison_by_hand() -> None:
-    def trace(*scores: float) -> Trace:
-        return Trace(np.arange(1.0, 1 + len(scores)), np.array(scores), {}, 0, 5, {})
+    def trace(*scores: float, seen: str = "even") -> Trace:
+        return Trace(seen, np.arange(1.0, 1 + len(scores)), np.array(scores), {}, 0, 5, {})
 
     traces: Any = {
         REFERENCE: [trace(0.1, 0.2, 0.3, 0.5), trace(0.1, 0.2, 0.3, 0.5)],
@@ -129,6 +129,16 @@ def test_comparison_by_hand() -> None:
     assert rows["reach"].tolist() == [1.0, 0.0, 1.0]
     assert rows["keep"].tolist() == [1.0, 0.0, 0.5]
     assert rows["minus_rival_0.5"].tolist() == pytest.approx([0.0, 0.0, 0.4])
+
+
+def test_each_half_of_the_validation_images_has_its_own_target() -> None:
+    def trace(score: float, seen: str) -> Trace:
+        return Trace(seen, np.array([1.0]), np.array([score]), {}, 0, 1, {})
+
+    halves = [trace(0.6, "even"), trace(0.5, "odd")]
+    rows = compare({REFERENCE: halves, "random + ASHA": halves}, Clock(workers=1, seconds=2.0))
+    assert rows["reach"].tolist() == [1.0, 1.0]
+    assert rows["target"].tolist() == [pytest.approx(0.55)] * 2
 
 
 def test_searches_of_many_processes_are_those_of_one(table: CurveTable) -> None:
@@ -158,7 +168,7 @@ def test_equal_searches_differ_by_nothing() -> None:
 
 def test_fronts_are_compared_size_by_size() -> None:
     def trace(small: float, large: float, completed: int) -> Trace:
-        return Trace(np.array([]), np.array([]), {10: small, 20: large}, 0, 0, {10: completed, 20: 3})
+        return Trace("even", np.array([]), np.array([]), {10: small, 20: large}, 0, 0, {10: completed, 20: 3})
 
     rows = compare_fronts([trace(0.4, 0.8, 2), trace(0.6, 0.8, 1)], [trace(0.3, 0.9, 0), trace(0.3, 0.9, 1)])
     assert rows["num_parameters"].tolist() == [10, 20, 0]
