@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -37,21 +39,31 @@ def replay_all(
     """Every contender over seeds 0 to `num_seeds` - 1, in `jobs` processes."""
     traces: dict[str, list[Trace]] = {}
     total = len(contenders) * num_seeds
-    with ProcessPoolExecutor(jobs) as pool:
+    with _mapper(jobs) as run_all:
         for name, contender in contenders.items():
-            run = partial(replay_seed, table, contender, clock)
             traces[name] = []
-            for trace in pool.map(run, range(num_seeds)):
+            for trace in run_all(partial(replay_seed, table, contender, clock), range(num_seeds)):
                 traces[name].append(trace)
                 advance(sum(map(len, traces.values())), total, name)
     return traces
 
 
+@contextmanager
+def _mapper(jobs: int) -> Iterator[Callable[..., Iterable[Trace]]]:
+    """`map` over so many processes, or in this one."""
+    if jobs == 1:
+        yield map
+        return
+    # Spawned, not forked: this process has the threads of torch, and maybe of Ray.
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        yield pool.map
+
+
 def compare(traces: Mapping[str, Sequence[Trace]], clock: Clock) -> pd.DataFrame:
     """A row a contender.
 
-    The target is what REFERENCE has in hand at the end, the median over seeds. Each half of the validation images has its
-    own, because one may be easier than the other.
+    The target is what REFERENCE has in hand at the end, the median over seeds. Each half of the validation images has
+    its own, because one may be easier than the other.
 
     Returns:
         `time`: the first time at which a search has the target in hand, as a share of the full budget, median over
