@@ -190,7 +190,7 @@ def test_settings_without_a_use_are_refused(settings: dict[str, Any], problem: s
 def test_a_resolved_section_can_be_read_again(name: str) -> None:
     written = SchedulerConfig(name=name).model_dump()  # type: ignore[arg-type]
     assert SchedulerConfig.model_validate(written) == SchedulerConfig(name=name)  # type: ignore[arg-type]
-    assert set(written) == {"name"} | {key for key in SchedulerConfig.model_fields if f"{key}" in written}
+    assert ("reduction_factor" in written) == name.endswith("asha")
 
 
 # Rungs, exactly.
