@@ -81,9 +81,7 @@ def ray_asha(config: SchedulerConfig, num_epochs: int) -> Judge:
         metric=METRIC,
         mode="max",
         max_t=num_epochs,
-        grace_period=min(
-            config.grace_period, num_epochs
-        ),  # a longer one is a rung that no trial comes to, as with ours
+        grace_period=min(config.grace_period, num_epochs),  # Ray refuses a longer one; with ours, no trial comes to it
         reduction_factor=config.reduction_factor,
         brackets=1,
     )
