@@ -31,9 +31,10 @@ from kd_tune.records import METRIC, finite_or_none
 from kd_tune.scheduler import Referee, RunScheduler
 from kd_tune.searcher import RunSearcher
 from kd_tune.space import Draw, Space
-from kd_tune.strata import Students
+from kd_tune.strata import Students, stratum_of
 
 ARM = "distil"
+STUDENT_WEIGHT = 10.0
 NO_CONTROLLER: Any = None  # Tune's own loop, at which these schedulers do not look
 
 
@@ -71,10 +72,10 @@ class OwnSearch:
 
     def __init__(self, table: CurveTable, config: SearchConfig) -> None:
         self._run = MemoryRun()
-        students = recorded_students(table)
-        strata = students.edges() if config.goal == "front" else ()
+        self._students = recorded_students(table)
+        strata = self._students.edges() if config.goal == "front" else ()
         self._run.record(records.STARTED, quota={ARM: len(table.draws)}, strata=strata)
-        self._searcher = RunSearcher(self._run, {ARM: table.space}, config, students)
+        self._searcher = RunSearcher(self._run, {ARM: table.space}, config, self._students)
         self._scheduler = RunScheduler(self._run, Referee(config.scheduler, table.num_epochs))
 
     def suggest(self) -> tuple[int, Draw] | None:
@@ -84,7 +85,9 @@ class OwnSearch:
         return number, self._run.state.trials[number].draw
 
     def told(self, number: int, draw: Draw) -> None:
-        self._run.state.trials[number].draw = draw
+        trial, edges = self._run.state.trials[number], self._run.state.strata
+        trial.draw = draw
+        trial.stratum = stratum_of(self._students.count(draw), edges) if edges else 0
 
     def report(self, number: int, epoch: int, value: float) -> bool:
         result = {"epoch": epoch, METRIC: value, "diverged": bool(np.isnan(value)), "restored": False}
@@ -240,6 +243,7 @@ class Nearest:
 
     Distance is Euclidean over all parameters of the space, each from 0 to 1 (on a logarithmic scale where it is
     searched on one); different options of a choice are 1 apart, parameters that only one of the two has at least 1.
+    What belongs to the student counts STUDENT_WEIGHT times, so that a proposal keeps its size while one of that is left.
 
     Args:
         space: of all configurations.
@@ -268,7 +272,12 @@ class Nearest:
         return int(np.square(self._points - self._encode(draw)).sum(axis=1).argmin())
 
     def _encode(self, draw: Draw) -> np.ndarray:
-        return np.concatenate([_coordinates(leaf, draw.get(name)) for name, leaf in self._leaves.items()])
+        parts = [_weight(name) * np.array(_coordinates(leaf, draw.get(name))) for name, leaf in self._leaves.items()]
+        return np.concatenate(parts)
+
+
+def _weight(parameter: str) -> float:
+    return STUDENT_WEIGHT if parameter.startswith("student") else 1.0
 
 
 def _coordinates(leaf: Any, value: Any) -> list[float]:

@@ -10,7 +10,7 @@ import pytest
 
 from kd_tune.config import SearchConfig
 from kd_tune.curve_table import CurveTable
-from kd_tune.replay import Clock, Contender, Nearest, RayDefaults, Trace, build, replay, replay_seed
+from kd_tune.replay import Clock, Contender, Nearest, OwnSearch, RayDefaults, Trace, build, replay, replay_seed
 from kd_tune.search_quality import PEERS, REFERENCE, compare, compare_fronts, replay_all, simultaneous_interval
 from tests.curves import NUM_EPOCHS, made_table
 
@@ -106,6 +106,22 @@ def test_the_nearest_configuration_is_measured_on_the_scale_that_is_searched(tab
     assert nearest.take(asked) == 1
     other = Nearest(table.space, [low | {"student.width": 0.5}, low | {"objective.alpha": 0.0, "optimizer.lr": 0.02}])
     assert other.take(low) == 1
+
+
+def test_a_proposal_keeps_its_student_while_one_is_left(table: CurveTable) -> None:
+    asked = {"student.width": 1.0, "objective.alpha": 0.0, "optimizer.lr": 0.001}
+    far, near = {"objective.alpha": 1.0, "optimizer.lr": 1.0}, {"objective.alpha": 0.0, "optimizer.lr": 0.001}
+    nearest = Nearest(table.space, [near | {"student.width": 0.5}, far | {"student.width": 1.0}])
+    assert [nearest.take(asked), nearest.take(asked)] == [1, 0]
+
+
+def test_a_trial_belongs_to_the_stratum_of_what_answered() -> None:
+    table = made_table()
+    search = OwnSearch(table, SearchConfig(goal="front"))
+    number, _ = search.suggest() or (0, {})
+    for width, stratum in ((0.5, 0), (1.0, 1)):
+        search.told(number, {"student.width": width, "objective.alpha": 0.5, "optimizer.lr": 0.01})
+        assert search._run.state.trials[number].stratum == stratum
 
 
 def test_a_trace_is_read_as_a_step_function() -> None:
