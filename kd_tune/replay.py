@@ -243,7 +243,7 @@ class Nearest:
 
     Distance is Euclidean over all parameters of the space, each from 0 to 1 (on a logarithmic scale where it is
     searched on one); different options of a choice are 1 apart, parameters that only one of the two has at least 1.
-    What belongs to the student counts STUDENT_WEIGHT times, so that a proposal keeps its size while one of that is left.
+    What belongs to the student counts STUDENT_WEIGHT times: a proposal keeps its size while one of that is left.
 
     Args:
         space: of all configurations.
