@@ -84,7 +84,7 @@ def test_a_table_that_cannot_be_written_is_refused_before_training(tmp_path: Pat
         check_target(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["mnist5k"])
+@pytest.mark.parametrize("name", ["mnist5k", "cifar10"])
 def test_tables_in_the_repository_are_whole(name: str) -> None:
     table = curve_table.read(TABLES / f"{name}.parquet")
     assert len(table.draws) >= 200
