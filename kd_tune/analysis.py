@@ -35,14 +35,10 @@ def usable(tables: RunTables) -> pd.DataFrame:
 
 
 def furthest(tables: RunTables) -> pd.DataFrame:
-    """The usable trials, those that earned the most epochs first (`TrialState.earned`), and of as many the best.
-
-    Figures of different epochs do not compare, and a trial that was stopped early would be trained further before
-    anybody used it.
+    """The usable trials, those of the most epochs first, and of as many the best: figures of different epochs do not
+    compare, and a trial that was stopped early would be trained further before anybody used it.
     """
-    trials = usable(tables)
-    earned = [tables.state.trials[number].earned for number in trials["number"]]
-    return trials.assign(earned=earned).sort_values("earned", ascending=False, kind="stable").drop(columns="earned")
+    return usable(tables).sort_values("epoch", ascending=False, kind="stable")
 
 
 def best(tables: RunTables, top: int = 1, ended: bool = False) -> pd.DataFrame:

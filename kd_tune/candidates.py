@@ -50,11 +50,10 @@ def make_plan(
 def ranked(trials: Sequence[TrialState]) -> list[TrialState]:
     """Usable trials that have ended, best first.
 
-    One that got further on its merits comes first: early and late figures do not compare, and all that a pruned trial
-    has is early. One that was spared got to the end without having been good.
+    One that got further comes first: early and late figures do not compare, and all that a pruned trial has is early.
     """
     usable = [trial for trial in trials if trial.usable and trial.end is not None]
-    return sorted(usable, key=lambda trial: (-trial.earned, -(trial.value or 0.0), trial.number))
+    return sorted(usable, key=lambda trial: (-trial.epoch, -(trial.value or 0.0), trial.number))
 
 
 def trials_of_student(trials: Sequence[TrialState], space: Space, student: Mapping[str, Any]) -> list[TrialState]:
@@ -68,7 +67,7 @@ def search_maxima(trials: Sequence[TrialState]) -> tuple[float, float | None]:
     Args:
         trials: of one arm and student, `ranked`.
     """
-    furthest = [trial.rows[trial.epoch] for trial in trials if trial.earned == trials[0].earned]
+    furthest = [trial.rows[trial.epoch] for trial in trials if trial.epoch == trials[0].epoch]
     halves = [(row.get("val_accuracy_even"), row.get("val_accuracy_odd")) for row in furthest]
     largest = max(float(row["val_accuracy"]) for row in furthest)
     if any(even is None or odd is None for even, odd in halves):

@@ -136,11 +136,6 @@ class TrialState:
         return max(self.rows, default=0)
 
     @property
-    def earned(self) -> int:
-        """Epochs that it was trained for on its merits: up to where it would have been pruned, if it was spared."""
-        return self.epoch if self.spared_at is None else self.spared_at
-
-    @property
     def value(self) -> float | None:
         """The metric of the last epoch (never the best one); None before the first and where it was not finite."""
         return self.rows[self.epoch].get(METRIC) if self.rows else None

@@ -24,14 +24,6 @@ def test_a_trial_that_got_further_comes_before_a_better_one_that_was_pruned() ->
     assert [candidate.trial for candidate in plan_of(state).candidates] == [2, 0]
 
 
-def test_a_trial_that_was_spared_counts_as_one_that_was_pruned_there() -> None:
-    state = search_state(distil=[(0.5, 6, 0.6), (0.5, 4, 0.8), (0.5, 2, 0.5), (0.5, 2, 0.7)])
-    state.trials[0].spared_at = 2
-    trials = ranked(list(state.trials.values()))
-    assert [trial.number for trial in trials] == [1, 3, 0, 2]
-    assert search_maxima(trials)[0] == 0.8
-
-
 def test_where_none_reached_the_end_the_furthest_are_taken() -> None:
     state = search_state(distil=[(0.5, 2, 0.9), (0.5, 4, 0.7), (0.5, 4, 0.8)])
     assert [candidate.trial for candidate in plan_of(state).candidates] == [2, 1]

@@ -265,14 +265,6 @@ def test_the_best_student_of_a_size_is_among_those_trained_longest(tmp_path: Pat
     assert (row["number"], row["epoch"], row["val_accuracy"]) == (2, 2, 0.8)
 
 
-def test_a_trial_that_was_spared_does_not_stand_for_its_size(tmp_path: Path) -> None:
-    """It got to the end without having been good; the one that was pruned later earned more epochs."""
-    spared = Trained([0.3, 0.3, 0.4], spared_at=1, never_pruned=True)
-    tables = write_run(tmp_path / "run", [spared, Trained([0.5, 0.7], "pruned")])
-    (row,) = analysis.best_by_student(tables).to_dict("records")
-    assert (row["number"], row["epoch"], row["val_accuracy"]) == (1, 2, 0.7)
-
-
 def shown(tables: RunTables) -> tuple[str, str]:
     """The report of a run and what it prints."""
     printed = io.StringIO()
