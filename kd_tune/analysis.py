@@ -34,13 +34,6 @@ def usable(tables: RunTables) -> pd.DataFrame:
     return kept.sort_values([METRIC, "number"], ascending=[False, True])
 
 
-def furthest(tables: RunTables) -> pd.DataFrame:
-    """The usable trials, those of the most epochs first, and of as many the best: figures of different epochs do not
-    compare, and a trial that was stopped early would be trained further before anybody used it.
-    """
-    return usable(tables).sort_values("epoch", ascending=False, kind="stable")
-
-
 def best(tables: RunTables, top: int = 1, ended: bool = False) -> pd.DataFrame:
     """The best `top` trials of every arm, in the order of the search file; with `ended`, of those that have ended.
 
@@ -62,10 +55,9 @@ def best(tables: RunTables, top: int = 1, ended: bool = False) -> pd.DataFrame:
 def best_by_student(tables: RunTables) -> pd.DataFrame:
     """The best trial of every arm at every size of student: a row each, smallest student first.
 
-    The best of those that were trained longest. `epoch` belongs to the figure: where no trial reached the end, figures
-    still do not compare.
+    `epoch` belongs to the figure: a trial that was stopped early had no chance to get further.
     """
-    first = furthest(tables).groupby(["num_parameters", "arm"], as_index=False).first()
+    first = usable(tables).groupby(["num_parameters", "arm"], as_index=False).first()
     order = {arm: place for place, arm in enumerate(tables.state.quota)}
     first = first.sort_values(["num_parameters", "arm"], key=lambda column: column.map(order).fillna(column))
     return first[["num_parameters", "arm", METRIC, "epoch", "number"]].reset_index(drop=True)
@@ -75,7 +67,7 @@ def by_teacher(tables: RunTables) -> pd.DataFrame:
     """What students of each teacher reach, at every size of student: the capacity gap, where there is one.
 
     A better teacher does not make a better student if the student is too small to follow it (Mirzadeh et al. 2020,
-    arXiv:1902.03393). Distilled trials only; the best of those trained longest, as in `best_by_student`.
+    arXiv:1902.03393). Distilled trials only; `epoch` belongs to the figure, as in `best_by_student`.
 
     Returns:
         A row a teacher and size of student, weakest teacher first: teacher, whether it is a control, teacher_accuracy
@@ -85,7 +77,7 @@ def by_teacher(tables: RunTables) -> pd.DataFrame:
     columns = ["teacher", "control", "teacher_accuracy", "teacher_parameters", "teacher_multiply_adds"]
     columns += ["num_parameters", "trials", METRIC, "epoch", "number"]
     facts = teachers(tables)
-    trials = furthest(tables)
+    trials = usable(tables)
     if len(facts) < 2 or "teacher" not in trials:
         return pd.DataFrame(columns=columns)
     groups = trials[trials["arm"] == DISTIL].groupby(["teacher", "num_parameters"], as_index=False)

@@ -50,10 +50,11 @@ def make_plan(
 def ranked(trials: Sequence[TrialState]) -> list[TrialState]:
     """Usable trials that have ended, best first.
 
-    One that got further comes first: early and late figures do not compare, and all that a pruned trial has is early.
+    By their last value, whatever their epochs: under a schedule that ends at a small rate an early value is nearly a
+    lower bound of the end's, and a trial that is never pruned reaches the end without having been good.
     """
     usable = [trial for trial in trials if trial.usable and trial.end is not None]
-    return sorted(usable, key=lambda trial: (-trial.epoch, -(trial.value or 0.0), trial.number))
+    return sorted(usable, key=lambda trial: (-(trial.value or 0.0), trial.number))
 
 
 def trials_of_student(trials: Sequence[TrialState], space: Space, student: Mapping[str, Any]) -> list[TrialState]:
@@ -62,14 +63,14 @@ def trials_of_student(trials: Sequence[TrialState], space: Space, student: Mappi
 
 
 def search_maxima(trials: Sequence[TrialState]) -> tuple[float, float | None]:
-    """The largest of the furthest trials' last validation accuracies: as it is, and shrunken.
+    """The largest of the trials' last validation accuracies: as it is, and shrunken.
 
     Args:
         trials: of one arm and student, `ranked`.
     """
-    furthest = [trial.rows[trial.epoch] for trial in trials if trial.epoch == trials[0].epoch]
-    halves = [(row.get("val_accuracy_even"), row.get("val_accuracy_odd")) for row in furthest]
-    largest = max(float(row["val_accuracy"]) for row in furthest)
+    last = [trial.rows[trial.epoch] for trial in trials]
+    halves = [(row.get("val_accuracy_even"), row.get("val_accuracy_odd")) for row in last]
+    largest = max(float(row["val_accuracy"]) for row in last)
     if any(even is None or odd is None for even, odd in halves):
         return largest, None
     even, odd = np.array(halves, float).T

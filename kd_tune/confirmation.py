@@ -82,7 +82,7 @@ class ConfirmedArm(Record):
         low: lower end of the 95 % interval of the mean test accuracy, over new seeds and new images.
         high: upper end.
         search_trials: usable trials of the search for this arm and student.
-        search_maximum: the largest last validation accuracy of those that got furthest.
+        search_maximum: the largest last validation accuracy of those.
         search_shrunken: the same without the luck of having been the largest; None where the search did not record
             halves of the validation images.
         exported: the training with the median validation accuracy.

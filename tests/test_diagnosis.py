@@ -258,11 +258,12 @@ def test_ledgers_from_before_multiply_adds_were_recorded_have_one_front(tmp_path
     assert len(plots.accuracy_by_cost(tables).axes) == 1
 
 
-def test_the_best_student_of_a_size_is_among_those_trained_longest(tmp_path: Path) -> None:
-    """An early figure can be higher than the end's, and does not compare with the ends of other sizes."""
-    tables = write_run(tmp_path / "run", [Trained([0.9], "pruned"), Trained([0.3, 0.7]), Trained([0.3, 0.8])])
+def test_the_best_student_of_a_size_is_shown_with_its_epochs(tmp_path: Path) -> None:
+    """One that was spared reached the end without having been good, and does not stand for its size."""
+    spared = Trained([0.3, 0.3, 0.4], spared_at=1, never_pruned=True)
+    tables = write_run(tmp_path / "run", [spared, Trained([0.5, 0.7], "pruned"), Trained([0.5, 0.6], "pruned")])
     (row,) = analysis.best_by_student(tables).to_dict("records")
-    assert (row["number"], row["epoch"], row["val_accuracy"]) == (2, 2, 0.8)
+    assert (row["number"], row["epoch"], row["val_accuracy"]) == (1, 2, 0.7)
 
 
 def shown(tables: RunTables) -> tuple[str, str]:
