@@ -122,7 +122,8 @@ def difference(first: np.ndarray, second: np.ndarray) -> Difference:
     # of it would be left to a few seeds: identical arms would be called different in 8 % of runs.
     parts = replace(parts, least=parts.images)
     half = parts.half_width(1 - LEVEL)
-    return Difference(value, value - half, value + half, parts.p_value(value))
+    # Two seeds that differ much know nothing; an accuracy still lies between 0 and 1.
+    return Difference(value, max(value - half, -1.0), min(value + half, 1.0), parts.p_value(value))
 
 
 def _parts(arms: Sequence[np.ndarray], by_image: np.ndarray) -> _Parts:
