@@ -133,5 +133,5 @@ def test_the_shrunken_maximum_is_nearly_unbiased_where_the_raw_one_is_not() -> N
 def test_no_difference_is_larger_than_all_there_is() -> None:
     first, second = np.zeros((2, 40), bool), np.ones((2, 40), bool)
     first[0, :30] = True  # seeds that differ by 75 points, one degree of freedom
-    found = difference(first, second)
+    found = statistics.difference(first, second)
     assert (found.low, found.high) == (-1.0, 1.0)
