@@ -293,3 +293,11 @@ def test_the_golden_curve(toy_dataset: Dataset) -> None:
 def test_a_row_survives_json(data: TrialData) -> None:
     for row in run(trial(objective=HINTON), data):
         assert json.loads(json.dumps(row.to_metrics(), allow_nan=False)) == row.to_metrics()
+
+
+def test_trivial_augment_is_drawn_from_the_epochs_seed(toy_dataset: Dataset) -> None:
+    data = TrialData(toy_dataset, None, CPU)
+    config = trial(training={"num_epochs": 2, "transform": "trivial_augment"})
+    plain = run(trial(training={"num_epochs": 2}), data)[-1]
+    first, again = run(config, data)[-1], run(config, data)[-1]
+    assert first.train_loss == again.train_loss != plain.train_loss

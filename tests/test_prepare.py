@@ -27,7 +27,6 @@ from kd_tune.prepare import PreparedTeacher
 from kd_tune.ranges import Choice
 from kd_tune.records import TeacherPlace
 from kd_tune.soft_targets import Bank
-from kd_tune.teacher import TeacherRecord
 from kd_tune.trial_data import TrialData
 from tests.training import CPU, HINTON, run, trial
 
@@ -241,14 +240,6 @@ def test_a_live_teacher_sees_the_transformed_image(digits: PreparedTeacher, toy_
     torch.testing.assert_close(answers, expected)
 
 
-def test_trivial_augment_is_drawn_from_the_epochs_seed(toy_dataset: Dataset) -> None:
-    data = TrialData(toy_dataset, None, CPU)
-    config = trial(training={"num_epochs": 2, "transform": "trivial_augment"})
-    plain = run(trial(training={"num_epochs": 2}), data)[-1]
-    first, again = run(config, data)[-1], run(config, data)[-1]
-    assert first.train_loss == again.train_loss != plain.train_loss
-
-
 @pytest.fixture
 def shipped(tmp_path: Path, toy_dataset: Dataset, learnt: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package that ships a teacher of the toy's images, under the name of a published data set."""
@@ -290,29 +281,6 @@ def test_weights_imported_for_some_images_of_the_users_are_not_taken_for_others(
     teacher.save(teacher.imported_folder("digits", "npz"), learnt, record)
     assert teacher.find({"name": "digits"}, toy_dataset) == teacher.imported_folder("digits", "npz")
     assert teacher.find({"name": "digits"}, npz(toy_npz, split_seed=1)) is None
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"dataset": {"name": "cifar10", "fingerprint": "same"}}, False),
-        ({"dataset": {"name": "cifar10", "fingerprint": "x", "split": {"split_seed": 0, "num_val": 12}}}, False),
-        ({"dataset": {"name": "cifar10", "fingerprint": "x", "split": {"split_seed": 1, "num_val": 12}}}, True),
-        ({"dataset": {"name": "mnist", "fingerprint": "x", "split": {"split_seed": 0, "num_val": 12}}}, None),
-        ({"imported": {"seen_validation": True}}, True),
-        ({"imported": {"seen_validation": None}}, None),
-        ({"untrained": True}, False),
-        ({}, None),
-    ],
-    ids=["same data", "same split", "other split", "other data", "published", "own weights", "untrained", "unknown"],
-)
-def test_whether_a_teacher_knows_the_validation_images(
-    changes: dict[str, Any], expected: bool | None, toy_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base = teacher.base_record({"name": "digits"}, toy_dataset) | {"weights_sha256": ""}
-    dataset = replace(toy_dataset, name="cifar10", split={"split_seed": 0, "train": 50, "num_val": 12})
-    dataset.__dict__["fingerprint"] = "same"  # a cached property
-    assert teacher.knows_validation_images(TeacherRecord.model_validate(base | changes), dataset) is expected
 
 
 def test_weights_of_a_students_kind_are_no_teacher(toy_dataset: Dataset, tmp_path: Path) -> None:

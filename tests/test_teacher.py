@@ -15,6 +15,7 @@ from kd_tune import teacher
 from kd_tune.data import Dataset, Images, npz
 from kd_tune.errors import ConfigError
 from kd_tune.paths import read_json, write_json
+from kd_tune.teacher import TeacherRecord
 
 CPU = torch.device("cpu")
 SaveTeacher = Callable[..., Path]
@@ -201,3 +202,26 @@ def test_a_teacher_describes_itself_in_a_line(folder: Path, toy_dataset: Dataset
     assert "digits" in teacher.load(folder, toy_dataset).describe()
     teacher.update_record(folder, val_accuracy=0.985)
     assert "validation accuracy 98.50%" in teacher.load(folder, toy_dataset).describe()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"dataset": {"name": "cifar10", "fingerprint": "same"}}, False),
+        ({"dataset": {"name": "cifar10", "fingerprint": "x", "split": {"split_seed": 0, "num_val": 12}}}, False),
+        ({"dataset": {"name": "cifar10", "fingerprint": "x", "split": {"split_seed": 1, "num_val": 12}}}, True),
+        ({"dataset": {"name": "mnist", "fingerprint": "x", "split": {"split_seed": 0, "num_val": 12}}}, None),
+        ({"imported": {"seen_validation": True}}, True),
+        ({"imported": {"seen_validation": None}}, None),
+        ({"untrained": True}, False),
+        ({}, None),
+    ],
+    ids=["same data", "same split", "other split", "other data", "published", "own weights", "untrained", "unknown"],
+)
+def test_whether_a_teacher_knows_the_validation_images(
+    changes: dict[str, Any], expected: bool | None, toy_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = teacher.base_record({"name": "digits"}, toy_dataset) | {"weights_sha256": ""}
+    dataset = replace(toy_dataset, name="cifar10", split={"split_seed": 0, "train": 50, "num_val": 12})
+    dataset.__dict__["fingerprint"] = "same"  # a cached property
+    assert teacher.knows_validation_images(TeacherRecord.model_validate(base | changes), dataset) is expected
