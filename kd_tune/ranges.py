@@ -14,38 +14,43 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_by_name=True, validate_by_alias=True)
 
 
-class FloatRange(Model):
+class _NumberRange(Model):
+    """What ranges of numbers have in common."""
+
+    bounds: list[Any]
+    log: bool = False
+    step: Any = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        low, high = self.bounds
+        if not low < high:
+            raise ValueError(f"the range is upside down or empty: {low} must be below {high}")
+        if self.log and low <= 0:
+            raise ValueError(f"a logarithmic range must start above 0, not at {low}")
+        if self.log and self.step is not None:
+            raise ValueError("a range has log or step, not both")
+        if self.step is not None and abs((high - low) / self.step - round((high - low) / self.step)) > 1e-6:
+            raise ValueError(f"the step {self.step} does not divide the range from {low} to {high}")
+        return self
+
+    @property
+    def extremes(self) -> list[Any]:
+        return list(self.bounds)
+
+
+class FloatRange(_NumberRange):
     """`{float: [low, high], log: true, step: 0.1}`: a real number, both ends included."""
 
     bounds: Annotated[list[FiniteFloat], Field(alias="float", min_length=2, max_length=2)]
-    log: bool = False
     step: Annotated[float, Field(gt=0)] | None = None
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        _check_bounds(self.bounds, self.log, self.step)
-        return self
 
-    @property
-    def extremes(self) -> list[Any]:
-        return list(self.bounds)
-
-
-class IntRange(Model):
+class IntRange(_NumberRange):
     """`{int: [low, high], log: true, step: 2}`: a whole number, both ends included."""
 
     bounds: Annotated[list[int], Field(alias="int", min_length=2, max_length=2)]
-    log: bool = False
     step: Annotated[int, Field(gt=0)] | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        _check_bounds(self.bounds, self.log, self.step)
-        return self
-
-    @property
-    def extremes(self) -> list[Any]:
-        return list(self.bounds)
 
 
 class Choice(Model):
@@ -76,6 +81,11 @@ class Choice(Model):
     def extremes(self) -> list[Any]:
         return list(self.options)
 
+    @property
+    def values(self) -> list[Any]:
+        """What a draw can say: the options, or the names of the sections."""
+        return [branch_name(option) for option in self.options] if self.is_sections else list(self.options)
+
 
 def branch_name(section: Mapping[str, Any]) -> str:
     """What a section is called as one option of a choice: its label, if it has one, or its name."""
@@ -84,15 +94,3 @@ def branch_name(section: Mapping[str, Any]) -> str:
 
 Range = FloatRange | IntRange | Choice
 RANGE_KEYS: dict[str, type[Range]] = {"float": FloatRange, "int": IntRange, "choice": Choice}
-
-
-def _check_bounds(bounds: list[Any], log: bool, step: Any) -> None:
-    low, high = bounds
-    if not low < high:
-        raise ValueError(f"the range is upside down or empty: {low} must be below {high}")
-    if log and low <= 0:
-        raise ValueError(f"a logarithmic range must start above 0, not at {low}")
-    if log and step is not None:
-        raise ValueError("a range has log or step, not both")
-    if step is not None and abs((high - low) / step - round((high - low) / step)) > 1e-6:
-        raise ValueError(f"the step {step} does not divide the range from {low} to {high}")

@@ -207,7 +207,7 @@ def _num_steps(leaf: FloatRange | IntRange) -> int:
 
 def _values(leaf: Range) -> list[Any]:
     if isinstance(leaf, Choice):
-        return [branch_name(option) for option in leaf.options] if leaf.is_sections else list(leaf.options)
+        return leaf.values
     return [_on_step(leaf, index) for index in range(_num_steps(leaf))]
 
 
