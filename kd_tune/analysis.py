@@ -7,12 +7,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from kd_tune.ranges import Choice, branch_name
-from kd_tune.records import METRIC, STOP_REASONS
+from kd_tune.ranges import Choice
+from kd_tune.records import DISTIL, METRIC, STOP_REASONS
 from kd_tune.results import RunTables, plain_name
 from kd_tune.space import Space
-
-DISTIL = "distil"
 
 
 class Finding(NamedTuple):
@@ -192,5 +190,5 @@ def options(tables: RunTables, parameter: str) -> list[object]:
         if plain_name(name) == parameter:
             if not isinstance(leaf, Choice):
                 return []  # a range in another branch
-            found += [branch_name(option) for option in leaf.options] if leaf.is_sections else leaf.options
+            found += leaf.values
     return list(dict.fromkeys(found))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 
-from kd_tune.analysis import DISTIL
-from kd_tune.ranges import Choice, branch_name
+from kd_tune.arms import teachers_of
+from kd_tune.ranges import branch_name
+from kd_tune.records import DISTIL
 from kd_tune.results import RunTables
 
 
@@ -72,8 +72,6 @@ def teacher_answers(tables: RunTables) -> pd.DataFrame:
 
 def _stored(tables: RunTables) -> Mapping[str, int]:
     """The teachers that answered once for all, with the multiply-adds of an answer."""
-    node: Any = tables.file.trial.get("teacher")
-    sections = node.options if isinstance(node, Choice) else [node] if node else []
-    stored = [branch_name(section) for section in sections if section.get("mode") != "live"]
+    stored = [branch_name(section) for section in teachers_of(tables.file.trial) if section.get("mode") != "live"]
     facts = tables.manifest.teachers
     return {name: cost for name in stored if name in facts and (cost := facts[name].multiply_adds) is not None}

@@ -10,10 +10,9 @@ import numpy as np
 
 from kd_tune.confirmation import Candidate, Plan
 from kd_tune.ledger import RunState, TrialState
+from kd_tune.records import DISTIL
 from kd_tune.space import Space
 from kd_tune.statistics import shrunken_maximum
-
-DISTIL = "distil"
 
 
 def make_plan(

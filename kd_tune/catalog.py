@@ -126,13 +126,6 @@ def _check_weights(section: Mapping[str, Any], path: PathKeys) -> Iterator[tuple
         yield (*path, "normalisation"), "every std must be above 0"
 
 
-def teachers_of(trial: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The teacher sections of a trial with ranges: none, one, or those of a choice."""
-    if "teacher" not in trial:
-        return []
-    return [section for section, _ in _sections(trial["teacher"], ("trial", "teacher"))]
-
-
 def architecture_of(teacher: Mapping[str, Any]) -> dict[str, Any]:
     """A teacher section's network: its name and the arguments that the network is built with."""
     extra = {key for key, _ in _OF_TEACHERS}

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from kd_tune.ranges import FloatRange, Model
+from kd_tune.ranges import Model
 
 
 class SamplerConfig(Model):
@@ -76,15 +76,6 @@ class ArmConfig(Model):
 
     name: Literal["distil", "cross_entropy", "label_smoothing"]
     num_trials: Annotated[int, Field(ge=1)] | None = None
-
-
-def control_objective(arm: str) -> dict[str, Any]:
-    """The `objective` section, with its ranges, that an arm without the teacher's help has in place of the file's."""
-    controls: dict[str, dict[str, Any]] = {
-        "cross_entropy": {"name": "cross_entropy"},
-        "label_smoothing": {"name": "label_smoothing", "smoothing": FloatRange(bounds=[0.0, 0.4])},
-    }
-    return controls[arm]
 
 
 class SearchConfig(Model):

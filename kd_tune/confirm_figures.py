@@ -16,6 +16,7 @@ import numpy as np
 from kd_tune import candidates, statistics
 from kd_tune.confirmation import Candidate, Comparison, Confirmation, ConfirmedArm, Plan
 from kd_tune.ledger import Manifest, RunState, TrialState
+from kd_tune.records import DISTIL
 from kd_tune.space import Space
 
 
@@ -130,8 +131,7 @@ def _compare(plan: Plan, chosen: Sequence[Chosen], right: np.ndarray) -> list[Co
         (first, second)
         for first, one in enumerate(chosen)
         for second, other in enumerate(chosen)
-        if one.candidate.student == other.candidate.student
-        and one.candidate.arm == candidates.DISTIL != other.candidate.arm
+        if one.candidate.student == other.candidate.student and one.candidate.arm == DISTIL != other.candidate.arm
     ]
     differences = [statistics.difference(right[first], right[second]) for first, second in pairs]
     adjusted = statistics.holm([difference.p_value for difference in differences])

@@ -141,6 +141,11 @@ class TrialState:
         return self.rows[self.epoch].get(METRIC) if self.rows else None
 
     @property
+    def seconds(self) -> float:
+        """Training and validation of its epochs, as they say."""
+        return sum(row.get("seconds") or 0.0 for row in self.rows.values())
+
+    @property
     def usable(self) -> bool:
         """Whether the trial has a figure that may be compared: it neither failed nor diverged."""
         return self.value is not None and self.end not in ("failed", "diverged")

@@ -17,13 +17,12 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 from sqlalchemy.pool import StaticPool
 
-from kd_tune.config import control_objective
+from kd_tune.arms import space_of_arm
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import TrialState
 from kd_tune.paths import written_whole
-from kd_tune.records import ARMS, METRIC, derive_seed
+from kd_tune.records import METRIC, derive_seed
 from kd_tune.results import RunTables
-from kd_tune.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -54,7 +53,7 @@ def export_studies(tables: RunTables, target: Path) -> list[str]:
     with closing(storage.engine.raw_connection()) as connection, written_whole(target) as temporary:
         for name, arm in zip(names, tables.state.quota, strict=True):
             study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
-            distributions = _distributions(tables, arm)
+            distributions = space_of_arm(tables.file.trial, arm).all_distributions()
             study.add_trials([_to_optuna(tables, trial, distributions) for trial in tables.state.of_arm(arm)])
         database = connection.driver_connection
         assert isinstance(database, sqlite3.Connection)
@@ -62,11 +61,6 @@ def export_studies(tables: RunTables, target: Path) -> list[str]:
     storage.remove_session()
     storage.engine.dispose()
     return names
-
-
-def _distributions(tables: RunTables, arm: str) -> dict[str, optuna.distributions.BaseDistribution]:
-    controlled = {} if arm == ARMS[0] else {"objective": control_objective(arm)}
-    return Space(tables.file.trial | controlled).all_distributions()
 
 
 def _to_optuna(
@@ -103,7 +97,7 @@ def _attributes(tables: RunTables, trial: TrialState) -> dict[str, Any]:
         "end": trial.end,
         "epochs": trial.epoch,
         "num_parameters": last.get("num_parameters"),
-        "train_seconds": sum(row.get("seconds") or 0.0 for row in trial.rows.values()),
+        "train_seconds": trial.seconds,
         "seed": derive_seed(tables.file.search.seed, "trial", trial.number),
         "stratum": trial.stratum,
         "never_pruned": trial.never_pruned,

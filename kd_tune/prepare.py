@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kd_tune import derived_banks, soft_targets, teacher
-from kd_tune.catalog import architecture_of, build_student, teachers_of
+from kd_tune.arms import teachers_of
+from kd_tune.catalog import architecture_of, build_student
 from kd_tune.data import Dataset
 from kd_tune.engine import count_parameters
 from kd_tune.errors import ConfigError

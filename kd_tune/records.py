@@ -33,7 +33,8 @@ FINISHED = "finished"  # every trial has ended
 METRIC = "val_accuracy"
 
 # `distil` is a search file's own objective; the others are its controls, which learn nothing from the teacher.
-ARMS = ("distil", "cross_entropy", "label_smoothing")
+DISTIL = "distil"
+ARMS = (DISTIL, "cross_entropy", "label_smoothing")
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,12 @@ from kd_tune.config import SearchConfig
 from kd_tune.curve_table import CurveTable
 from kd_tune.ledger import RunState
 from kd_tune.ranges import Choice, FloatRange, IntRange
-from kd_tune.records import METRIC, finite_or_none
+from kd_tune.records import DISTIL, METRIC, finite_or_none
 from kd_tune.scheduler import Referee, RunScheduler
 from kd_tune.searcher import RunSearcher
 from kd_tune.space import Draw, Space
 from kd_tune.strata import Students, stratum_of
 
-ARM = "distil"
 STUDENT_WEIGHT = 10.0
 NO_CONTROLLER: Any = None  # Tune's own loop, at which these schedulers do not look
 
@@ -72,10 +71,10 @@ class OwnSearch:
 
     def __init__(self, table: CurveTable, config: SearchConfig) -> None:
         self._run = MemoryRun()
-        self._students = recorded_students(table)
-        strata = self._students.edges() if config.goal == "front" else ()
-        self._run.record(records.STARTED, quota={ARM: len(table.draws)}, strata=strata)
-        self._searcher = RunSearcher(self._run, {ARM: table.space}, config, self._students)
+        self._students = recorded_students(table) if config.goal == "front" else None
+        strata = () if self._students is None else self._students.edges()
+        self._run.record(records.STARTED, quota={DISTIL: len(table.draws)}, strata=strata)
+        self._searcher = RunSearcher(self._run, {DISTIL: table.space}, config, self._students)
         self._scheduler = RunScheduler(self._run, Referee(config.scheduler, table.num_epochs))
 
     def suggest(self) -> tuple[int, Draw] | None:
@@ -85,13 +84,14 @@ class OwnSearch:
         return number, self._run.state.trials[number].draw
 
     def told(self, number: int, draw: Draw) -> None:
-        trial, edges = self._run.state.trials[number], self._run.state.strata
+        trial = self._run.state.trials[number]
         trial.draw = draw
-        trial.stratum = stratum_of(self._students.count(draw), edges) if edges else 0
+        if self._students is not None:
+            trial.stratum = stratum_of(self._students.count(draw), self._run.state.strata)
 
     def report(self, number: int, epoch: int, value: float) -> bool:
         result = {"epoch": epoch, METRIC: value, "diverged": bool(np.isnan(value)), "restored": False}
-        verdict = self._scheduler.on_trial_result(None, _stand_in(number), result)
+        verdict = self._scheduler.on_trial_result(NO_CONTROLLER, _stand_in(number), result)
         return bool(verdict == TrialScheduler.CONTINUE)
 
 
@@ -262,14 +262,17 @@ class Nearest:
 
     def take(self, draw: Draw) -> int:
         """The index of the nearest unused configuration, which is used from now on."""
-        distances = np.square(self._points - self._encode(draw)).sum(axis=1)
-        chosen = int(np.where(self._unused, distances, np.inf).argmin())
+        chosen = int(np.where(self._unused, self._distances(draw), np.inf).argmin())
         self._unused[chosen] = False
         return chosen
 
     def find(self, draw: Draw) -> int:
         """The index of the nearest configuration, used or not."""
-        return int(np.square(self._points - self._encode(draw)).sum(axis=1).argmin())
+        return int(self._distances(draw).argmin())
+
+    def _distances(self, draw: Draw) -> np.ndarray:
+        """`[R]` squares."""
+        return np.asarray(np.square(self._points - self._encode(draw)).sum(axis=1))
 
     def _encode(self, draw: Draw) -> np.ndarray:
         parts = [_weight(name) * np.array(_coordinates(leaf, draw.get(name))) for name, leaf in self._leaves.items()]
@@ -283,8 +286,7 @@ def _weight(parameter: str) -> float:
 def _coordinates(leaf: Any, value: Any) -> list[float]:
     """A value as coordinates: one from 0 to 1 (-1: not there), or for a choice one an option, 1 / sqrt(2) or 0."""
     if isinstance(leaf, Choice):
-        names = [option.get("label", option["name"]) if isinstance(option, dict) else option for option in leaf.options]
-        return [np.sqrt(0.5) * (value is not None and value == name) for name in names]
+        return [np.sqrt(0.5) * (value is not None and value == option) for option in leaf.values]
     assert isinstance(leaf, FloatRange | IntRange)
     if value is None:
         return [-1.0]

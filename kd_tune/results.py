@@ -80,7 +80,7 @@ def _trials(state: RunState) -> pd.DataFrame:
                 **{plain_name(name): value for name, value in trial.draw.items()},
                 **metrics,
                 "epoch": trial.epoch,
-                "train_seconds": sum(row.get("seconds") or 0.0 for row in trial.rows.values()),
+                "train_seconds": trial.seconds,
             }
         )
     columns = ["number", "arm", "stratum", "never_pruned", "spared_at", "status", "attempt", "error", "epoch", METRIC]

@@ -9,11 +9,13 @@ from typing import Any
 
 import optuna
 
-from kd_tune.catalog import build_objective, build_student, check_trial, teachers_of
-from kd_tune.config import TrainingConfig, control_objective
+from kd_tune.arms import space_of_arm
+from kd_tune.catalog import build_objective, build_student, check_trial
+from kd_tune.config import TrainingConfig
 from kd_tune.data import Dataset
 from kd_tune.engine import check_fit, rehearse
 from kd_tune.errors import ConfigError
+from kd_tune.records import DISTIL
 from kd_tune.search_file import SearchFile
 from kd_tune.space import Space, to_raw
 from kd_tune.strata import Students
@@ -34,7 +36,7 @@ def check(file: SearchFile) -> dict[str, Space]:
     problems = check_trial(file.trial, file.source)
     if problems:
         raise ConfigError(problems)
-    spaces: dict[str, Space] = {arm.name: _space_of_arm(file.trial, arm.name) for arm in file.search.arms}
+    spaces: dict[str, Space] = {arm.name: space_of_arm(file.trial, arm.name) for arm in file.search.arms}
     known = Space(file.trial)
     for index, point in enumerate(file.search.points):
         problems += [file.source.problem(("search", "points", index), text) for text in known.problems_of(point)]
@@ -90,8 +92,7 @@ def students_by_size(file: SearchFile, spaces: Mapping[str, Space], dataset: Dat
     """
     if file.search.goal != "front":
         return None
-    shape = {key: getattr(dataset, key) for key in ("num_classes", "in_channels", "image_size")}
-    students = survey(next(iter(spaces.values())), shape, file.search.seed)
+    students = survey(next(iter(spaces.values())), dataset.input_shape, file.search.seed)
     edges, where = students.edges(), ("search", "goal")
     if len(edges) < 2:
         text = (
@@ -105,28 +106,9 @@ def students_by_size(file: SearchFile, spaces: Mapping[str, Space], dataset: Dat
     return students
 
 
-def _space_of_arm(trial: Mapping[str, Any], arm: str) -> Space:
-    """The file's own trial, or the same with an objective that the teacher has no part in.
-
-    Controls keep the teacher section where it names one teacher that need not be asked again: nothing is learnt from
-    it, but their agreement with it is measured.
-    """
-    template = dict(trial)
-    template["training"] = TrainingConfig.model_validate(_constants(trial["training"])).model_dump() | trial["training"]
-    if arm != "distil":
-        template["objective"] = control_objective(arm)
-        if len(teachers_of(trial)) > 1 or any(section.get("mode") == "live" for section in teachers_of(trial)):
-            del template["teacher"]  # not a parameter of an arm that has no use for it, nor worth asking in every step
-    return Space(template)
-
-
-def _constants(training: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in training.items() if isinstance(value, int | float | str)}
-
-
 def resolved(file: SearchFile) -> dict[str, Any]:
     """The search file with overrides and defaults written out: what `search.yaml` in a run holds."""
-    trial = to_raw(_space_of_arm(file.trial, "distil").template)
+    trial = to_raw(space_of_arm(file.trial, DISTIL).template)
     node = trial.get("teacher", {})
     for section in node.get("choice", [node]):
         for key in {"weights", "file"} & section.keys():

@@ -10,7 +10,7 @@ import copy
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -89,22 +89,16 @@ def told_as_they_ended(trials: Sequence[TrialState], with_running: bool) -> list
         trials: in the order of proposals.
         with_running: whether those without an end are told as RUNNING, or not at all.
     """
-    told = []
-    for trial, values in zip(trials, comparable_values(trials), strict=True):
-        if trial.end == "failed":
-            continue
-        if trial.end == "diverged":
-            told.append(_diverged(trial))
-        elif trial.spared_at is not None:
+
+    def tell(trial: TrialState, values: Values) -> Told | None:
+        if trial.spared_at is not None:
             kept = {epoch: value for epoch, value in values.items() if epoch <= trial.spared_at}
-            told.append(Told(trial.draw, OptunaState.PRUNED, values=kept))
-        elif trial.end == "completed":
-            told.append(Told(trial.draw, OptunaState.COMPLETE, value=values[trial.epoch]))
-        elif trial.end == "pruned":
-            told.append(Told(trial.draw, OptunaState.PRUNED, values=values))
-        elif with_running:
-            told.append(Told(trial.draw, OptunaState.RUNNING))
-    return told
+            return Told(trial.draw, OptunaState.PRUNED, values=kept)
+        if trial.end == "completed":
+            return Told(trial.draw, OptunaState.COMPLETE, value=values[trial.epoch])
+        return Told(trial.draw, OptunaState.PRUNED, values=values) if trial.end == "pruned" else None
+
+    return _told(trials, tell, with_running)
 
 
 def highest_rung(trials: Sequence[TrialState], num_results: int) -> int | None:
@@ -123,17 +117,11 @@ def told_at(epoch: int, trials: Sequence[TrialState], with_running: bool) -> lis
     Trials that stopped before are left out, as BOHB does (Falkner et al. 2018, arXiv:1807.01774, section 4.1); those
     that diverged at any epoch are told.
     """
-    told = []
-    for trial, values in zip(trials, comparable_values(trials), strict=True):
-        if trial.end == "failed":
-            continue
-        if trial.end == "diverged":
-            told.append(_diverged(trial))
-        elif epoch in values:
-            told.append(Told(trial.draw, OptunaState.COMPLETE, value=values[epoch]))
-        elif trial.end is None and with_running:
-            told.append(Told(trial.draw, OptunaState.RUNNING))
-    return told
+
+    def tell(trial: TrialState, values: Values) -> Told | None:
+        return Told(trial.draw, OptunaState.COMPLETE, value=values[epoch]) if epoch in values else None
+
+    return _told(trials, tell, with_running)
 
 
 def study_of(space: Space, told: Iterable[Told], sampler: optuna.samplers.BaseSampler) -> optuna.Study:
@@ -157,6 +145,22 @@ def study_of(space: Space, told: Iterable[Told], sampler: optuna.samplers.BaseSa
         for trial in told
     )
     return study
+
+
+def _told(
+    trials: Sequence[TrialState], tell: Callable[[TrialState, Values], Told | None], with_running: bool
+) -> list[Told]:
+    """What `tell` says of each trial, and the same of all histories: failures are passed over, divergence is bad."""
+    told = []
+    for trial, values in zip(trials, comparable_values(trials), strict=True):
+        if trial.end == "failed":
+            continue
+        found = _diverged(trial) if trial.end == "diverged" else tell(trial, values)
+        if found is None and trial.end is None and with_running:
+            found = Told(trial.draw, OptunaState.RUNNING)
+        if found is not None:
+            told.append(found)
+    return told
 
 
 def _diverged(trial: TrialState) -> Told:
