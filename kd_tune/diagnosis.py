@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 
 import pandas as pd
+from scipy import special
 
 from kd_tune import rung_diagnosis
 from kd_tune.analysis import Finding, usable
@@ -38,8 +39,8 @@ MIN_DIVERGED, MIN_SHARE = 3, 0.1  # below, it is an accident
 
 def findings(tables: RunTables) -> list[Finding]:
     """All that a run says about its search; what should be acted on comes first."""
-    on_rungs = rung_diagnosis.advice(tables)
-    found = [*([] if on_rungs is None else [on_rungs]), *_on_ranges(tables), *_on_divergence(tables)]
+    on_rungs, ends, often = rung_diagnosis.advice(tables), range_ends(tables), _often_diverged(divergence(tables))
+    found = [*([] if on_rungs is None else [on_rungs]), *_on_ranges(tables, ends, often), *_on_divergence(ends, often)]
     return sorted(found, key=lambda finding: not finding.act)
 
 
@@ -110,7 +111,8 @@ def _at_ends(name: str, leaf: Range, values: list[float], best: int) -> Iterator
     places = [_place(leaf, value) for value in values]
     for end, bound, distance in (("low", low, places), ("high", high, [1 - place for place in places])):
         near = [value for value, far in zip(values, distance, strict=True) if far <= NEAR_END]
-        if near and _tail(len(near), best, _share_near_end(leaf)) < CHANCE:
+        # The chance of so many or more, at least one (binomial).
+        if near and special.bdtrc(len(near) - 1, best, _share_near_end(leaf)) < CHANCE:
             row = {"end": end, "bound": bound, "value": near[0], "at_end": len(near), "best": best}
             yield row | {"limit": bound in allowed}
 
@@ -133,14 +135,10 @@ def _share_near_end(leaf: Range) -> float:
     return max(NEAR_END, step / (leaf.bounds[1] - leaf.bounds[0] + step))
 
 
-def _tail(at_least: int, of: int, chance: float) -> float:
-    """The probability of so many successes or more (binomial)."""
-    return sum(math.comb(of, k) * chance**k * (1 - chance) ** (of - k) for k in range(at_least, of + 1))
-
-
-def _on_ranges(tables: RunTables) -> Iterator[Finding]:
-    for (parameter, end), rows in range_ends(tables).groupby(["parameter", "end"], sort=False):
-        leaf = Space(tables.file.trial).parameters()[str(parameter)]
+def _on_ranges(tables: RunTables, ends: pd.DataFrame, often: pd.DataFrame) -> Iterator[Finding]:
+    space = Space(tables.file.trial).parameters()
+    for (parameter, end), rows in ends.groupby(["parameter", "end"], sort=False):
+        leaf = space[str(parameter)]
         row = rows.iloc[0]
         arms = ", ".join(
             f"{arm} {at_end} of {best}"
@@ -151,24 +149,21 @@ def _on_ranges(tables: RunTables) -> Iterator[Finding]:
         )
         if row["limit"]:
             yield Finding(f"{text}, which is also the limit of what is allowed", act=False)
-        elif end == "high" and parameter in set(_often_diverged(tables)["parameter"]):
+        elif end == "high" and parameter in set(often["parameter"]):
             yield Finding(f"{text}, but others diverge there: leave it", act=False)
         else:
             yield Finding(f"{text}: widen it", act=True)
 
 
-def _often_diverged(tables: RunTables) -> pd.DataFrame:
+def _often_diverged(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of `divergence` where it was no accident, and at high rates."""
-    table = divergence(tables)
     table = table[(table["diverged"] >= MIN_DIVERGED) & (table["share"] >= MIN_SHARE)]
     return table[~(table["diverged_at"] <= table["others_below"])]  # NaN: all of them diverged
 
 
-def _on_divergence(tables: RunTables) -> Iterator[Finding]:
-    ends = range_ends(tables)
+def _on_divergence(ends: pd.DataFrame, often: pd.DataFrame) -> Iterator[Finding]:
     wanted = set(ends["parameter"][ends["end"] == "high"])  # there the best trials lie, too
-    table = _often_diverged(tables)
-    for parameter, rows in table[~table["parameter"].isin(wanted)].groupby("parameter", sort=False):
+    for parameter, rows in often[~often["parameter"].isin(wanted)].groupby("parameter", sort=False):
         shares = zip(rows["arm"], rows["diverged"], rows["trials"], strict=True)
         arms = ", ".join(f"{arm} {diverged} of {trials}" for arm, diverged, trials in shares)
         text = f"{parameter}: trials diverged ({arms}), at rates around {rows['diverged_at'].median():.2g}"

@@ -46,7 +46,7 @@ def rungs(tables: RunTables) -> pd.DataFrame:
         `best_stopped`: how many of these the rung would have stopped. Empty if no trial can tell.
     """
     epochs, evidence = judged_rungs(tables), _evidence(tables)
-    table = rank_correlation(tables, epochs)
+    table = _correlations(evidence, tables, epochs)
     if evidence.empty:
         return table.iloc[:0].assign(best=0, best_stopped=0)
     best = {arm: _best_tenth(mine) for arm, mine in _by_arm(evidence, tables)}
@@ -66,8 +66,13 @@ def rank_correlation(tables: RunTables, epochs: Iterable[int]) -> pd.DataFrame:
         A row an arm and epoch, those of several arms pooled (`ALL`) first: arm, epoch, n (trials), rho, and the ends
         `low` and `high` of its 95 % interval; NaN where trials are too few or all alike.
     """
+    return _correlations(_evidence(tables), tables, epochs)
+
+
+def _correlations(evidence: pd.DataFrame, tables: RunTables, epochs: Iterable[int]) -> pd.DataFrame:
+    """`rank_correlation`, from its evidence."""
     rows = []
-    for arm, mine in _by_arm(_evidence(tables), tables):
+    for arm, mine in _by_arm(evidence, tables):
         for epoch in epochs:
             rho, low, high = _correlation(mine, epoch)
             rows.append({"arm": arm, "epoch": epoch, "n": len(mine), "rho": rho, "low": low, "high": high})
