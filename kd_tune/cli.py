@@ -23,8 +23,12 @@ from kd_tune.terminal import (
     NOTHING,
     RESUMABLE,
     USAGE,
+    AddressOption,
     AllowOption,
     DataOption,
+    NameOption,
+    RunsOption,
+    SetOption,
     make_console,
     run_folder,
     stoppable,
@@ -48,13 +52,7 @@ app.add_typer(data_app, name="data")
 app.command()(record)
 app.command()(replay)
 
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Override a leaf, for example trial.training.num_epochs=9.", show_default=False),
-]
-
 TimeOption = Annotated[str | None, typer.Option(help="Stop training after 90s, 30m or 2h; can be resumed.")]
-AddressOption = Annotated[str | None, typer.Option(help="A running Ray cluster, or `auto` [default: this machine].")]
 
 
 class Students(StrEnum):
@@ -68,8 +66,8 @@ class Students(StrEnum):
 def search(
     file: Annotated[Path | None, typer.Argument(help=f"The search file [default: {DEFAULT_SEARCH}].")] = None,
     data: DataOption = None,
-    name: Annotated[str | None, typer.Option(help="Name of the run [default: the file's name and the time].")] = None,
-    runs: Annotated[Path, typer.Option(help="Folder that holds runs.")] = Path("runs"),
+    name: NameOption = None,
+    runs: RunsOption = Path("runs"),
     overrides: SetOption = None,
     num_trials: Annotated[int | None, typer.Option(min=1, help="Trials of every arm, in place of the file's.")] = None,
     time_budget: TimeOption = None,
@@ -239,7 +237,7 @@ def _conclude(folder: Path, state: RunState, console: Console) -> int:
     if usable:
         path = report.write(folder, console)
         console.print(f"report: {path}")
-        if usable and not unfinished:
+        if not unfinished:
             _export(folder, folder / "export", 1, console, replace=True)
     if unfinished:
         console.print(f"stopped; {unfinished} trials are left; go on with:")

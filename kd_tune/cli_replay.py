@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kd_tune.errors import ConfigError
-from kd_tune.terminal import DONE, RESUMABLE, AllowOption, DataOption, make_console, run_folder, stoppable
+from kd_tune.terminal import (
+    DONE,
+    RESUMABLE,
+    AddressOption,
+    AllowOption,
+    DataOption,
+    NameOption,
+    RunsOption,
+    SetOption,
+    make_console,
+    run_folder,
+    stoppable,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,21 +29,16 @@ if TYPE_CHECKING:
     from kd_tune.config import SearchConfig
     from kd_tune.curve_table import CurveTable
 
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Override a leaf, for example search.scheduler.grace_period=1.", show_default=False),
-]
-
 
 def record(
     out: Annotated[Path, typer.Option(help="The table, NAME.parquet; NAME.json is written beside it.")],
     file: Annotated[Path | None, typer.Argument(help="The search file whose space is recorded.")] = None,
     data: DataOption = None,
-    name: Annotated[str | None, typer.Option(help="Name of the run [default: the file's name and the time].")] = None,
-    runs: Annotated[Path, typer.Option(help="Folder that holds runs.")] = Path("runs"),
+    name: NameOption = None,
+    runs: RunsOption = Path("runs"),
     overrides: SetOption = None,
     num_trials: Annotated[int | None, typer.Option(min=1, help="Configurations, in place of the file's.")] = None,
-    address: Annotated[str | None, typer.Option(help="A running Ray cluster [default: this machine].")] = None,
+    address: AddressOption = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this recording.", show_default=False)] = None,
     allow_code: AllowOption = None,
 ) -> None:
@@ -46,19 +53,17 @@ def record(
     launch = search.Launch(data, address)
     if (file is None) == (resume is None):
         raise ConfigError("name a search file to record, or a recording to go on with (--resume RUN)")
-    if resume is not None:
-        folder = resume
-        with stoppable(f"go on with: kd-tune record --resume {folder} --out {out}"):
-            state = search.resume(folder, launch, console)
-    else:
-        assert file is not None
-        folder = run_folder(runs, name, file)
-        with stoppable(f"go on with: kd-tune record --resume {folder} --out {out}"):
+    folder = run_folder(runs, name, file) if file is not None else resume
+    assert folder is not None
+    advice = f"kd-tune record --resume {folder} --out {out}"
+    with stoppable(f"go on with: {advice}"):
+        if file is None:
+            state = recording.resume(folder, launch, console)
+        else:
             state = recording.record(load_search_file(file, overrides or [], num_trials), folder, launch, console)
     left = len(state.unfinished()) + state.num_missing()
     if left:
-        console.print(f"stopped; {left} configurations are left; go on with:")
-        console.print(f"  kd-tune record --resume {folder} --out {out}")
+        console.print(f"stopped; {left} configurations are left; go on with:\n  {advice}")
         raise typer.Exit(RESUMABLE)
     console.print(f"table: {recording.write_table(folder, out)}")
     raise typer.Exit(DONE)
@@ -66,7 +71,10 @@ def record(
 
 def replay(
     table: Annotated[Path, typer.Argument(help="A table that `kd-tune record` wrote.")],
-    overrides: SetOption = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A search setting, for example search.scheduler.grace_period=1."),
+    ] = None,
     num_trials: Annotated[int, typer.Option(min=1, help="Full budget: so many whole trainings.")] = 64,
     workers: Annotated[int, typer.Option(min=1, help="Simulated trials at a time.")] = 8,
     seeds: Annotated[int, typer.Option(min=2, help="Searches of each kind.")] = 50,

@@ -9,6 +9,7 @@ Shapes: R configurations, E epochs.
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ import pandas as pd
 
 from kd_tune.errors import ConfigError
 from kd_tune.paths import Record, read_record, write_json, written_whole
+from kd_tune.records import DISTIL
 from kd_tune.results import RunTables
 from kd_tune.search_file import Source, parse_search_file
 from kd_tune.space import Draw, Space, to_raw
@@ -87,17 +89,21 @@ class CurveTable:
         return self.curves.groupby("num_parameters")["seconds"].median().loc[self.num_parameters].to_numpy()
 
 
+def check_recording(tables: RunTables) -> None:
+    """Raises ConfigError if a run chose among configurations, pruned them, or has other arms than the distilled one."""
+    search = tables.file.search
+    given = search.sampler.name, search.scheduler.name, list(search.trials_by_arm())
+    if given != ("random", "none", [DISTIL]):
+        raise ConfigError(f"{tables.folder}: a table needs sampler random, scheduler none and the arm distil alone")
+
+
 def from_run(tables: RunTables) -> CurveTable:
     """The curves of a run that trained random configurations of one arm to the end.
 
     Raises:
         ConfigError: the run pruned, chose its configurations, or is not finished.
     """
-    search = tables.file.search
-    wanted = {"sampler": "random", "scheduler": "none"}
-    given = {"sampler": search.sampler.name, "scheduler": search.scheduler.name}
-    if given != wanted or list(tables.state.quota) != ["distil"]:
-        raise ConfigError(f"{tables.folder}: a table needs sampler random, scheduler none and the arm distil alone")
+    check_recording(tables)
     if tables.state.unfinished() or tables.state.num_missing():
         raise ConfigError(f"{tables.folder}: not finished; go on with `kd-tune record --resume {tables.folder}`")
     trials = [trial for trial in tables.state.trials.values() if trial.end in ("completed", "diverged")]
@@ -111,9 +117,8 @@ def from_run(tables: RunTables) -> CurveTable:
 
 
 def write(table: CurveTable, tables: RunTables, path: Path) -> None:
-    """Writes `path` (`NAME.parquet`) and `NAME.json` beside it."""
-    table_file = path.with_suffix(".parquet")
-    with written_whole(table_file) as temporary:
+    """Writes `path`, which is `NAME.parquet`, and `NAME.json` beside it."""
+    with written_whole(path) as temporary:
         table.curves.to_parquet(temporary, index=False, compression="zstd")
         digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
         manifest = TableManifest(
@@ -123,7 +128,7 @@ def write(table: CurveTable, tables: RunTables, path: Path) -> None:
             parquet_sha256=digest,
             run=tables.manifest.model_dump(exclude={"source", "search_file"}),
         )
-        write_json(table_file.with_suffix(".json"), manifest.model_dump())
+        write_json(path.with_suffix(".json"), manifest.model_dump())
 
 
 def read(path: Path) -> CurveTable:
@@ -132,15 +137,15 @@ def read(path: Path) -> CurveTable:
     Raises:
         ConfigError: no table here, or one that does not belong to the manifest beside it.
     """
-    manifest = read_record(path.with_suffix(".json"), TableManifest)
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}; `kd-tune record` makes tables") from None
+    manifest = read_record(path.with_suffix(".json"), TableManifest)
     if hashlib.sha256(content).hexdigest() != manifest.parquet_sha256:
         raise ConfigError(f"{path}: not the table that {path.with_suffix('.json').name} describes")
     trial = parse_search_file({"trial": manifest.trial}, Source(str(path), {})).trial
-    curves = pd.read_parquet(path)
+    curves = pd.read_parquet(io.BytesIO(content))
     names = list(Space(trial).parameters())
     first = curves.groupby("config")[[name for name in names if name in curves]].first()
     draws = [{str(name): value for name, value in row.items() if pd.notna(value)} for row in first.to_dict("records")]

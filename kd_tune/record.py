@@ -32,6 +32,16 @@ def record(file: SearchFile, folder: Path, launch: search.Launch, console: Conso
     return search.start(file, folder, launch, console)
 
 
+def resume(folder: Path, launch: search.Launch, console: Console) -> RunState:
+    """Goes on with a recording.
+
+    Raises:
+        ConfigError: it is none, which is said before anything is trained; or see `search.resume`.
+    """
+    curve_table.check_recording(results.read(folder))
+    return search.resume(folder, launch, console)
+
+
 def check_target(path: Path) -> None:
     """Raises ConfigError if a table cannot be written to `path`; asked before hours of training."""
     if path.suffix != ".parquet":

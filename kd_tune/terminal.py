@@ -20,6 +20,13 @@ DONE, USAGE, NOTHING, RESUMABLE = 0, 2, 3, 75
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="Where the data lie: a folder or an .npz file.", show_default=False)
 ]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a leaf, for example trial.training.num_epochs=9.", show_default=False),
+]
+NameOption = Annotated[str | None, typer.Option(help="Name of the run [default: the file's name and the time].")]
+RunsOption = Annotated[Path, typer.Option(help="Folder that holds runs.")]
+AddressOption = Annotated[str | None, typer.Option(help="A running Ray cluster, or `auto` [default: this machine].")]
 AllowOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -77,6 +77,21 @@ def test_a_run_that_pruned_or_chose_is_no_table(tmp_path: Path, changes: Any, fi
         curve_table.from_run(results.read(run))
 
 
+def test_only_a_recording_is_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = recorded(tmp_path / "run", finished=False, **{"search.scheduler": {"name": "asha"}})
+    before = sorted(path.name for path in (run / "ledger").iterdir())
+    with pytest.raises(SystemExit) as ended:
+        main(["record", "--resume", str(run), "--out", str(tmp_path / "x.parquet")])
+    assert ended.value.code == 2
+    assert "scheduler none" in capsys.readouterr().err
+    assert sorted(path.name for path in (run / "ledger").iterdir()) == before, "nothing was trained"
+
+
+def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.parquet: cannot be read: .*; `kd-tune record`"):
+        curve_table.read(tmp_path / "nowhere.parquet")
+
+
 @pytest.mark.parametrize("name", ["toy.csv", "there.parquet"])
 def test_a_table_that_cannot_be_written_is_refused_before_training(tmp_path: Path, name: str) -> None:
     (tmp_path / "there.parquet").write_bytes(b"mine")
