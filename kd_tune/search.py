@@ -95,7 +95,7 @@ def start(file: SearchFile, folder: Path, launch: Launch, console: Console) -> R
     prepared = prepare(file.trial, dataset, source, console)
     check_equal(earlier, teachers=_fingerprints(prepared))
     run = Run.create(folder, dump_yaml(resolved(file)), _manifest(file, dataset, prepared, source))
-    for line in record_known(run, earlier, list(spaces)):
+    for line in record_known(run, earlier, list(spaces), students):
         console.print(line)
     try:
         launch = replace(launch, source=source)

@@ -19,6 +19,7 @@ from kd_tune.paths import read_record
 from kd_tune.records import METRIC
 from kd_tune.search_file import load_search_file
 from kd_tune.space import to_raw
+from kd_tune.strata import Students, stratum_of
 
 LEARNING = ("tpe", "rung_tpe")
 
@@ -62,13 +63,29 @@ def check_equal(earlier: Sequence[EarlierRun], **now: Any) -> None:
         raise ConfigError(problems)
 
 
-def record_known(run: Run, earlier: Sequence[EarlierRun], arms: Sequence[str]) -> list[str]:
-    """Copies the earlier runs' trials of these arms into a new run's ledger; returns a line an arm that says so."""
+def record_known(
+    run: Run, earlier: Sequence[EarlierRun], arms: Sequence[str], students: Students | None = None
+) -> list[str]:
+    """Copies the earlier runs' trials of these arms into a new run's ledger.
+
+    Their strata are those of the new run: an earlier one may have cut them elsewhere, or had none.
+
+    Args:
+        run: the new run.
+        earlier: what it learns from.
+        arms: of the new run.
+        students: by their size, where the new run has strata.
+
+    Returns:
+        A line an arm that says how many it learns from.
+    """
+    edges = students.edges() if students else ()
     for source in earlier:
         for trial in source.trials:
             if trial.arm in arms:
                 values = [[epoch, row[METRIC]] for epoch, row in sorted(trial.rows.items())]
-                facts = {"reason": trial.end, "stratum": trial.stratum, "spared_at": trial.spared_at}
+                stratum = stratum_of(students.count(trial.draw), edges) if students else 0
+                facts = {"reason": trial.end, "stratum": stratum, "spared_at": trial.spared_at}
                 known = {"trial": trial.number, "arm": trial.arm, "draw": trial.draw, "values": values}
                 run.record(records.KNOWN, run=str(source.folder), **known, **facts)
     counts = {arm: len(run.state.known.get(arm, ())) for arm in arms if earlier}

@@ -18,6 +18,7 @@ from kd_tune.errors import ConfigError
 from kd_tune.ledger import SEARCH_FILE, Run, replay
 from kd_tune.search import Launch, start
 from kd_tune.search_file import load_search_file
+from kd_tune.strata import Students
 from kd_tune.warm_start import check_equal, read_earlier, record_known
 from tests.searches import toy_manifest, toy_search, write_search
 
@@ -40,7 +41,7 @@ def earlier(new_run: Callable[..., Run]) -> Path:
     run = new_run("earlier")
     run.record("started", quota={"distil": 4})
     for number, reason in enumerate(("completed", "diverged", "failed", None)):
-        run.record("proposed", trial=number, arm="distil", draw=DRAW, stratum=1)
+        run.record("proposed", trial=number, arm="distil", draw=DRAW, stratum=2)
         for epoch, value in ((1, 0.5), (2, None if reason == "diverged" else 0.6)):
             run.record("epoch", trial=number, attempt=0, epoch=epoch, val_accuracy=value)
         if number == 0:
@@ -64,8 +65,16 @@ def test_trials_that_ended_are_copied_into_the_ledger_with_all_that_a_sampler_ne
     shutil.rmtree(earlier)
     completed, diverged = replay(run.folder).known["distil"]
     assert (completed.draw, completed.end, completed.value, completed.epoch) == (DRAW, "completed", 0.6, 2)
-    assert (completed.stratum, completed.spared_at) == (1, 1)
+    assert (completed.stratum, completed.spared_at) == (0, 1)
     assert (diverged.end, diverged.value) == ("diverged", None)
+
+
+def test_known_trials_compete_in_the_strata_of_the_new_run(earlier: Path, new_run: Callable[..., Run]) -> None:
+    students = Students(lambda draw: int(100 * draw["student.width"]), ({"student.width": 0.25}, DRAW))
+    run = new_run("later")
+    record_known(run, read_earlier([earlier], SearchConfig()), ["distil"], students)
+    run.close()
+    assert [trial.stratum for trial in replay(run.folder).known["distil"]] == [1, 1]
 
 
 def test_known_trials_are_in_no_table_and_no_quota(earlier: Path, new_run: Callable[..., Run]) -> None:
