@@ -20,7 +20,7 @@ from torch import Tensor
 from kd_tune import soft_targets
 from kd_tune.augment import view_table
 from kd_tune.data import Dataset, Images
-from kd_tune.engine import State, train
+from kd_tune.engine import State, answer, train
 from kd_tune.errors import ConfigError
 from kd_tune.losses import expected_calibration_error
 from kd_tune.models import STUDENTS
@@ -197,6 +197,11 @@ def test_reported_figures_are_those_of_the_student_handed_out(data: TrialData, b
         assert row.val_loss == pytest.approx(float(F.cross_entropy(logits, data.val_labels)), rel=1e-5)
         assert row.val_ece == pytest.approx(expected_calibration_error(logits, data.val_labels), abs=1e-5)
         assert row.num_parameters == sum(parameter.numel() for parameter in state.network.parameters())
+
+
+def test_a_network_answers_as_one_that_is_not_training(data: TrialData) -> None:
+    network = Forgetful(num_classes=3, in_channels=1, image_size=16).train()
+    assert torch.equal(answer(network, data), answer(network, data))
 
 
 def test_every_row_holds_the_students_multiply_adds_and_counting_them_draws_nothing(data: TrialData) -> None:
