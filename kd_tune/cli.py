@@ -142,8 +142,13 @@ def confirm(
     top: Annotated[int, typer.Option(help="Configurations of every arm that are trained again.")] = 3,
     seeds: Annotated[int, typer.Option(help="Trainings of each, on fresh seeds; at least 2.")] = 5,
     students: Annotated[
-        Students, typer.Option(help="Compare arms at the best trial's student, or at all that they have in common.")
-    ] = Students.BEST,
+        Students | None,
+        typer.Option(
+            help="Compare arms at the best trial's student, or at all that they have in common "
+            "[default: all after a search with goal: front, else best].",
+            show_default=False,
+        ),
+    ] = None,
     again: Annotated[
         bool, typer.Option("--again", help="Confirm once more, on other seeds: opens the test set once more.")
     ] = False,
@@ -160,7 +165,8 @@ def confirm(
     user_code.allow(allow_code or [])
     console = make_console()
     launch = Launch(data, address, None if time_budget is None else parse_duration(time_budget))
-    request = confirming.Request(top, seeds, students is Students.ALL, again)
+    all_students = None if students is None else students is Students.ALL
+    request = confirming.Request(top, seeds, all_students, again)
     advice = "the same command goes on, without --again"
     with stoppable(advice):
         try:

@@ -48,14 +48,19 @@ class Request:
     Attributes:
         top: configurations of every arm that are trained again.
         num_seeds: trainings of each.
-        all_students: compare arms at every student that they have in common, not only at the best one.
+        all_students: compare arms at every student that they have in common, not only at the best one. None: if the
+            search's goal was the front.
         again: open the test set once more.
     """
 
     top: int
     num_seeds: int
-    all_students: bool = False
+    all_students: bool | None = None
     again: bool = False
+
+    def compares_all(self, goal: str) -> bool:
+        """Whether arms are compared at every student, after a search with this goal."""
+        return goal == "front" if self.all_students is None else self.all_students
 
     def command(self, folder: Path) -> str:
         """What a person typed, for the record."""
@@ -89,7 +94,8 @@ def confirm(folder: Path, request: Request, launch: Launch, console: Console) ->
             raise ConfigError(f"{found.dataset.name}: the data set has no test images, so nothing can be confirmed")
         place = confirmation.folder_of(folder, number)
         seed = derive_seed(found.file.search.seed, "confirmation", number)
-        plan = candidates.make_plan(run.state, found.spaces, request.top, request.num_seeds, request.all_students, seed)
+        all_students = request.compares_all(found.file.search.goal)
+        plan = candidates.make_plan(run.state, found.spaces, request.top, request.num_seeds, all_students, seed)
         if not plan.candidates:
             raise ConfigError(f"{folder}: no student has trials of every arm; --students best compares what there is")
         _begin(place, plan, found)

@@ -171,6 +171,14 @@ def test_a_search_without_any_figure_ends_with_its_own_exit_code(
     assert "no trial gave a figure, so there is nothing to confirm" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("asked", "goal", "expected"),
+    [(None, "best", False), (None, "front", True), (False, "front", False), (True, "best", True)],
+)
+def test_a_search_for_the_front_is_confirmed_at_all_students(asked: bool | None, goal: str, expected: bool) -> None:
+    assert Request(1, 2, asked).compares_all(goal) is expected
+
+
 # On Ray, with real trainings of the toy.
 
 
