@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("what", choices=["choose", "judge"])
     parser.add_argument("--table", default="mnist5k", help="a name in benchmarks/tables")
     parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--first-seed", type=int, default=0, help="settings are judged with other seeds than chosen")
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     made = conditions(arguments)
@@ -70,8 +71,9 @@ def main() -> None:
     clock = Clock.of_trials(recorded, TRIALS, WORKERS)
     judged = {DEFAULTS: SearchConfig(), FRONT: SearchConfig(goal="front")}
     contenders = {**search_quality.PEERS, **(grid() if arguments.what == "choose" else judged)}
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     with progress(Console(file=sys.stderr), "replay") as advance:
-        traces = search_quality.replay_all(recorded, contenders, clock, arguments.seeds, arguments.jobs, advance)
+        traces = search_quality.replay_all(recorded, contenders, clock, seeds, arguments.jobs, advance)
     rows = search_quality.compare(traces, clock)
     result = {"conditions": made, "trials": TRIALS, "workers": WORKERS}
     markdown = ""
@@ -84,7 +86,7 @@ def main() -> None:
         markdown = _fronts_markdown(fronts)
     result["rows"] = _plain(rows)
     markdown = _markdown(rows, recorded, arguments) + markdown + conditions_markdown(made)
-    write_result(f"search_quality_{arguments.what}", result, markdown, arguments.out)
+    write_result(f"search_quality_{arguments.what}_{arguments.table}", result, markdown, arguments.out)
 
 
 def _search(sampler: dict[str, Any], grace: int, factor: int, never_pruned: float = 0.05) -> SearchConfig:

@@ -90,7 +90,7 @@ def replay(
     contenders = {**search_quality.PEERS, "these settings": _settings(overrides or [], recorded)}
     clock = Clock.of_trials(recorded, num_trials, workers)
     with progress(console, "replay") as advance:
-        traces = search_quality.replay_all(recorded, contenders, clock, seeds, jobs, advance)
+        traces = search_quality.replay_all(recorded, contenders, clock, range(seeds), jobs, advance)
     title = f"{seeds} searches of each kind, {workers} workers, budget {num_trials} whole trainings"
     _show(search_quality.compare(traces, clock), title, console)
 

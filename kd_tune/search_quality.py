@@ -32,17 +32,17 @@ def replay_all(
     table: CurveTable,
     contenders: Mapping[str, Contender],
     clock: Clock,
-    num_seeds: int,
+    seeds: Sequence[int],
     jobs: int = 1,
     advance: Callable[[int, int, str], None] = lambda done, total, note: None,
 ) -> dict[str, list[Trace]]:
-    """Every contender over seeds 0 to `num_seeds` - 1, in `jobs` processes."""
+    """Every contender over the same seeds, in `jobs` processes."""
     traces: dict[str, list[Trace]] = {}
-    total = len(contenders) * num_seeds
+    total = len(contenders) * len(seeds)
     with _mapper(jobs) as run_all:
         for name, contender in contenders.items():
             traces[name] = []
-            for trace in run_all(partial(replay_seed, table, contender, clock), range(num_seeds)):
+            for trace in run_all(partial(replay_seed, table, contender, clock), seeds):
                 traces[name].append(trace)
                 advance(sum(map(len, traces.values())), total, name)
     return traces

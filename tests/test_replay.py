@@ -160,8 +160,8 @@ def test_each_half_of_the_validation_images_has_its_own_target() -> None:
 def test_searches_of_many_processes_are_those_of_one(table: CurveTable) -> None:
     clock = Clock.of_trials(table, trials=6, workers=2)
     contenders = {REFERENCE: PEERS[REFERENCE]}
-    one = replay_all(table, contenders, clock, num_seeds=4)
-    two = replay_all(table, contenders, clock, num_seeds=4, jobs=2)
+    one = replay_all(table, contenders, clock, range(4))
+    two = replay_all(table, contenders, clock, range(4), jobs=2)
     assert [trace.scores.tolist() for trace in one[REFERENCE]] == [trace.scores.tolist() for trace in two[REFERENCE]]
 
 
