@@ -32,8 +32,8 @@ def propose(
     seed: int,
     *,
     start: Draw | None = None,
-    fixed: Draw | None = None,
     accept: Callable[[Draw], bool] | None = None,
+    given: Draw | None = None,
     canonical: Callable[[Draw], Draw] | None = None,
     known: Sequence[TrialState] = (),
 ) -> Draw | None:
@@ -46,8 +46,9 @@ def propose(
         seed: of this one proposal.
         start: a wish: a draw to start from, of which the sampler draws what is left out. Passed over where nothing new
             and accepted comes of it.
-        fixed: a condition: parameters that are given; the sampler draws the rest.
-        accept: a further condition on the draw.
+        accept: a condition on the draw.
+        given: parameters with which the condition is met; where the sampler does not come to a new, accepted draw by
+            itself, it is asked for the rest of these.
         canonical: gives every draw that stands for the same trial the same form.
         known: trials of earlier runs that the sampler is shown first. Their draws may be proposed again: this run
             wants its own students, checkpoints and figures of the best of them.
@@ -59,11 +60,11 @@ def propose(
     taken = {_key(trial.draw) for trial in trials if trial.end != "failed"}
     ask = SAMPLERS[config.name]
     history = [*known, *trials]
-    fixed = fixed or {}
     candidates = itertools.chain(
-        ask(space, history, config, derive_seed(seed, "start"), start | fixed) if start else (),
-        ask(space, history, config, seed, fixed),
-        _anywhere(space, derive_seed(seed, "anywhere"), fixed),
+        ask(space, history, config, derive_seed(seed, "start"), start) if start else (),
+        ask(space, history, config, seed, {}),
+        ask(space, history, config, derive_seed(seed, "given"), given) if given else (),
+        _anywhere(space, derive_seed(seed, "anywhere")),
     )
     for candidate in candidates:
         draw = candidate if canonical is None else canonical(candidate)
@@ -100,7 +101,7 @@ def _rung_tpe(
 
 def _grid(space: Space, history: Sequence[TrialState], config: SamplerConfig, seed: int, given: Draw) -> Iterator[Draw]:
     """Every cell, in the order of the file."""
-    return (cell for cell in space.grid() if _agrees(cell, given))
+    return iter(space.grid())
 
 
 Candidates = Callable[[Space, Sequence[TrialState], SamplerConfig, int, Draw], Iterator[Draw]]
@@ -145,20 +146,15 @@ def _random_sampler(seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.RandomSampler(seed=seed)
 
 
-def _anywhere(space: Space, seed: int, given: Draw) -> Iterator[Draw]:
+def _anywhere(space: Space, seed: int) -> Iterator[Draw]:
     """Every cell of a finite space in random order, or many random draws: what a sampler would not come to."""
     try:
-        cells = [cell for cell in space.grid() if _agrees(cell, given)]
+        cells = list(space.grid())
     except ValueError:  # endless, or too large to walk through
-        yield from _asked(space, (), _random_sampler, seed, given, MAX_RANDOM_ASKS)
+        yield from _asked(space, (), _random_sampler, seed, {}, MAX_RANDOM_ASKS)
         return
     random.Random(seed).shuffle(cells)
     yield from cells
-
-
-def _agrees(cell: Draw, given: Draw) -> bool:
-    """Whether a cell has the given values; parameters that it does not use are of no account."""
-    return all(cell[name] == value for name, value in given.items() if name in cell)
 
 
 def _key(draw: Draw) -> tuple[tuple[str, Any], ...]:

@@ -135,19 +135,17 @@ class RunSearcher(Searcher):
         Where the sampler does not come there by itself, because it has learnt that other sizes are better or hardly any
         draw is of this one, the student is one of those known, and the sampler has the rest to say.
         """
-        draw = self._propose(arm, accept=lambda draw: self._stratum_of(draw) == stratum)
         known = self._known_students().of_stratum(stratum, self._run.state.strata)
-        if draw is not None or not known:
-            return draw
-        return self._propose(arm, fixed=known[self._seed_of_next(arm) % len(known)])
+        given = known[self._seed_of_next(arm) % len(known)] if known else None
+        return self._propose(arm, accept=lambda draw: self._stratum_of(draw) == stratum, given=given)
 
     def _propose(
         self,
         arm: str,
         *,
         start: Draw | None = None,
-        fixed: Draw | None = None,
         accept: Callable[[Draw], bool] | None = None,
+        given: Draw | None = None,
     ) -> Draw | None:
         space, state = self._spaces[arm], self._run.state
         return propose(
@@ -156,8 +154,8 @@ class RunSearcher(Searcher):
             self._config.sampler,
             self._seed_of_next(arm),
             start=start,
-            fixed=fixed,
             accept=accept,
+            given=given,
             canonical=partial(canonical_draw, space),
             known=state.known.get(arm, ()),
         )
