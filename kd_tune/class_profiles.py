@@ -109,18 +109,18 @@ def _of_models(predictions: Predictions) -> dict[str, _Closeness]:
 def _compare(student: np.ndarray, teacher: np.ndarray, labels: np.ndarray) -> _Closeness:
     """The correlation of two profiles, from `[S, N]` and `[N]` of zeros and ones."""
     counts = np.bincount(labels)
-    to_classes = np.eye(len(counts))[labels] / counts  # [N, C]; of values by image, the means by class
-    profile, other = student.mean(0) @ to_classes, teacher @ to_classes
+    members = np.eye(len(counts))[labels]  # [N, C]
+    profile, other = student.sum(0) @ members / (len(student) * counts), teacher @ members / counts
     centred, other_centred = profile - profile.mean(), other - other.mean()
     squares = np.array([centred @ centred, other_centred @ other_centred])
-    if not squares.all():  # as accurate on every class: nothing to correlate
+    if not np.ptp(profile) or not np.ptp(other):  # as accurate on every class: nothing to correlate
         return _Closeness(math.nan, math.nan, math.nan, student, teacher[None], 1.0)
     lengths = np.sqrt(squares)
     observed = float(centred @ other_centred / lengths.prod())
     by_class = (other_centred / lengths[1] - observed * centred / lengths[0]) / lengths[0]
     by_other = (centred / lengths[0] - observed * other_centred / lengths[1]) / lengths[1]
     weights = len(labels) / counts
-    *noise, shared = _noise(student, teacher, labels, to_classes)
+    *noise, shared = _noise(student, teacher, labels, members)
     true = squares - noise
     known = bool((true > 0).all())
     corrected = float((centred @ other_centred - shared) / np.sqrt(true.prod())) if known else math.nan
@@ -134,17 +134,17 @@ def _compare(student: np.ndarray, teacher: np.ndarray, labels: np.ndarray) -> _C
     )
 
 
-def _noise(student: np.ndarray, teacher: np.ndarray, labels: np.ndarray, to_classes: np.ndarray) -> np.ndarray:
+def _noise(student: np.ndarray, teacher: np.ndarray, labels: np.ndarray, members: np.ndarray) -> np.ndarray:
     """What chance adds to the sums over classes of the student's profile squared, the teacher's, and their product."""
     num_seeds, counts = len(student), np.bincount(labels)
-    by_image, by_seed = student.mean(0), student @ to_classes
+    by_image, by_seed = student.mean(0), student @ members / counts
     profile = by_seed.mean(0)
-    left, other_left = by_image - profile[labels], teacher - (teacher @ to_classes)[labels]
+    left, other_left = by_image - profile[labels], teacher - (teacher @ members / counts)[labels]
     # Of a variance from image to image, of the interaction, which a seed's profile also holds: it is counted once.
     interaction = (
         ((student - by_image - by_seed[:, labels] + profile[labels]) ** 2).sum(0) / (num_seeds - 1) / num_seeds
     )
-    of_images = np.stack([left**2 - interaction, other_left**2, left * other_left]) @ to_classes / (counts - 1)
+    of_images = np.stack([left**2 - interaction, other_left**2, left * other_left]) @ members / counts / (counts - 1)
     centring = 1 - 1 / len(counts)  # the mean over classes takes its share of what is independent from class to class
     seeds = by_seed - profile
     seeds = seeds - seeds.mean(1, keepdims=True)

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
 
 MOST_NUMBERS = 20  # classes; more leave no room for numbers in cells, nor for names
 MOST_COLUMNS = 3
@@ -26,7 +27,7 @@ def confusion_matrices(confusions: pd.DataFrame) -> Figure:
     figure, panels = _panels(confusions)
     for axes, (name, table) in zip(panels, confusions.groupby("model", sort=False), strict=True):
         image = _matrix(axes, table, "share", "Blues", norm)
-        _numbers(axes, table["count"], dark=table["share"] > DARK_SHARE, bold=None, style="{:.0f}")
+        _numbers(axes, table["count"], dark=table["share"] > DARK_SHARE, style="{:.0f}")
         axes.set_title(str(name), fontsize=10)
     figure.colorbar(
         image, ax=panels, shrink=0.6, format=lambda share, _: f"{share:.0%}", label="share of the true class"
@@ -42,11 +43,11 @@ def confusion_differences(differences: pd.DataFrame) -> Figure:
     for axes, (name, table) in zip(panels, differences.groupby("model", sort=False), strict=True):
         image = _matrix(axes, table, "difference", "RdBu_r", norm)
         dark = table["difference"].abs() > 0.6 * most
-        _numbers(axes, table["difference"], dark, bold=table["p_holm"] < SIGNIFICANT, style="{:+.0f}")
+        _numbers(axes, table["difference"], dark, style="{:+.0f}")
+        _outline(axes, table["p_holm"] < SIGNIFICANT)
         axes.set_title(f"{name} - {table['reference'].iloc[0]}", fontsize=10)
     figure.colorbar(image, ax=panels, shrink=0.6, label="images more (red) or fewer (blue)")
-    if differences["true"].nunique() <= MOST_NUMBERS:
-        figure.suptitle("bold: real at 5 % for all cells of a matrix together (Holm)", fontsize=9, color="0.4")
+    figure.suptitle("framed: real at 5 % for all cells of a matrix together (Holm)", fontsize=9, color="0.4")
     return figure
 
 
@@ -75,21 +76,26 @@ def _matrix(axes: Axes, table: pd.DataFrame, column: str, colours: str, norm: No
             axes.axvline(place - 0.5, color="0.2", linewidth=1)
     axes.set_xlabel("answer")
     axes.set_ylabel("true class")
-    if size <= MOST_NUMBERS:
-        axes.set_xticks(range(size), names, rotation=90, fontsize=8)
-        axes.set_yticks(range(size), names, fontsize=8)
+    shown = names if size <= MOST_NUMBERS else []
+    axes.set_xticks(range(len(shown)), shown, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(shown)), shown, fontsize=8)
     return image
 
 
-def _numbers(axes: Axes, values: pd.Series, dark: pd.Series, bold: pd.Series | None, style: str) -> None:
+def _numbers(axes: Axes, values: pd.Series, dark: pd.Series, style: str) -> None:
     """A number in each cell that has one, if there is room."""
     size = math.isqrt(len(values))
     if size > MOST_NUMBERS:
         return
-    weights = np.zeros(len(values), bool) if bold is None else np.asarray(bold)
-    for place, (value, on_dark, heavy) in enumerate(zip(values, np.asarray(dark), weights, strict=True)):
-        if abs(value) < 0.5:
-            continue
-        row, column = divmod(place, size)
-        weight, colour = ("bold" if heavy else "normal"), ("white" if on_dark else "black")
-        axes.text(column, row, style.format(value), ha="center", va="center", fontsize=7, color=colour, weight=weight)
+    for place, (value, on_dark) in enumerate(zip(values, dark, strict=True)):
+        if abs(value) >= 0.5:
+            row, column = divmod(place, size)
+            colour = "white" if on_dark else "black"
+            axes.text(column, row, style.format(value), ha="center", va="center", fontsize=7, color=colour)
+
+
+def _outline(axes: Axes, chosen: pd.Series) -> None:
+    size = math.isqrt(len(chosen))
+    for place in np.flatnonzero(chosen):
+        row, column = divmod(int(place), size)
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=1.6))

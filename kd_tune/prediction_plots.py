@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from kd_tune.plots import COLOURS, MARKERS, _figure
 
@@ -17,6 +17,7 @@ TEACHER = "0.35"
 MOST_CLASSES = 20  # more have no room side by side
 INTERVAL = "95 % interval over seeds and images"
 SIGNIFICANT = 0.05
+FEWEST_ANSWERS = 0.01  # of a bin; the interval of fewer covers the others' curves
 
 
 def accuracy_by_model(accuracy: pd.DataFrame) -> Figure:
@@ -57,48 +58,50 @@ def accuracy_by_class(by_class: pd.DataFrame) -> Figure:
     axes.set_xticks(range(len(shown)), shown, rotation=0 if len(shown) <= 10 else 45, ha="center")
     axes.set_xlim(-0.5, len(shown) - 0.5)
     axes.grid(visible=False, axis="x")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_formatter(_as_percent)
     axes.set_ylabel("test accuracy")
     total = by_class["class"].nunique()
     _note(
-        axes, INTERVAL if len(shown) == total else f"the {len(shown)} of {total} classes that differ most; {INTERVAL}"
+        axes,
+        INTERVAL
+        if len(shown) == total
+        else f"the {len(shown)} of {total} classes that differ most, chance included; {INTERVAL}",
     )
     figure.legend(loc="outside upper center", ncols=min(len(students) + 1, 4), frameon=False)
     return figure
 
 
 def class_profiles(by_class: pd.DataFrame, closeness: pd.DataFrame) -> Figure:
-    """Each student's accuracy by class against the teacher's, a panel a student.
+    """Each student's profile over the teacher's, a panel a student: on which classes either is better than elsewhere.
+
+    A correlation knows neither level nor scale, so both profiles are drawn without: in standard deviations over
+    classes, from the model's own mean.
 
     Args:
         by_class: `predictions.accuracy_by_class`, with a teacher.
         closeness: `class_profiles.closeness`; its correlations stand over the panels.
     """
     wide = by_class.pivot(index="class", columns="model", values="accuracy")
-    teacher = by_class["model"][by_class["teacher"]].iloc[0]
-    students = _students(by_class)
-    figure = Figure(figsize=(3.6 * min(len(students), 3), 3.7 * -(-len(students) // 3)), layout="constrained", dpi=120)
-    panels = figure.subplots(
-        -(-len(students) // 3), min(len(students), 3), squeeze=False, sharex=True, sharey=True
-    ).flat
+    teacher, students = by_class["model"][by_class["teacher"]].iloc[0], _students(by_class)
+    profiles = ((wide - wide.mean()) / wide.std()).sort_values(teacher)
+    named = len(profiles) <= MOST_CLASSES
+    columns, rows = min(len(students), 3), -(-len(students) // 3)
+    figure = Figure(figsize=(3.8 * columns, 3.4 * rows + 0.3), layout="constrained", dpi=120)
+    panels = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
     for index, (axes, name) in enumerate(zip(panels, students, strict=False)):
         colour, marker = _look(index)
-        axes.scatter(wide[teacher], wide[name], color=colour, marker=marker, s=18)
-        slope, start = np.polyfit(wide[teacher], wide[name], 1)
-        ends = np.array([wide[teacher].min(), wide[teacher].max()])
-        axes.plot(ends, start + slope * ends, color="0.6", linewidth=1)
-        if len(wide) <= MOST_CLASSES:
-            for label, row in wide.iterrows():
-                axes.annotate(str(label), (row[teacher], row[name]), (3, 3), textcoords="offset points", fontsize=7)
+        places = np.arange(len(profiles))
+        axes.plot(places, profiles[teacher], color=TEACHER, linewidth=1.4, label=str(teacher) if index == 0 else None)
+        axes.plot(places, profiles[name], color=colour, marker=marker, markersize=4, linewidth=int(named))
+        axes.set_xticks(places if named else [], list(profiles.index) if named else [], rotation=90, fontsize=8)
         axes.set_title(f"{name}\n{_correlation(closeness[closeness['model'] == name])}", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(visible=True, color="0.92")
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    for axes in list(panels)[len(students) :]:
-        axes.set_visible(False)
-    figure.supxlabel(f"accuracy of {teacher} by class", fontsize=10)
-    figure.supylabel("accuracy of the student", fontsize=10)
+    for axes in panels[len(students) :]:
+        axes.remove()
+    figure.supxlabel("classes, from the teacher's worst to its best", fontsize=9)
+    figure.supylabel("accuracy, in standard deviations from the model's mean", fontsize=9)
+    figure.legend(loc="outside upper center", frameon=False)
     return figure
 
 
@@ -111,11 +114,10 @@ def _correlation(row: pd.DataFrame) -> str:
 
 def closeness(table: pd.DataFrame) -> Figure:
     """Correlation of each student's class profile with the teacher's, from `class_profiles.closeness`."""
-    known = table.assign(shown=table["correlation"].fillna(table["observed"]))
     figure, (axes,) = _figure(1, width=6.4, height=1.5 + 0.4 * len(table))
-    _dots(axes, known, "shown", labels="{:.2f}")
+    _dots(axes, table, "correlation", labels="{:.2f}")
     axes.scatter(table["observed"], _heights(table), marker="|", color="0.4", s=60, zorder=3)
-    axes.set_xlabel(f"correlation with the teacher's accuracy by class, {INTERVAL}")
+    axes.set_xlabel(f"correlation with the teacher's accuracy by class,\n{INTERVAL}")
     _note(axes, "dot: corrected for noise; bar: as measured; 1: the same profile")
     return figure
 
@@ -130,7 +132,8 @@ def inside_groups(table: pd.DataFrame) -> Figure:
         axes.scatter(rows["evenly"], _heights(rows), marker="|", color="0.2", s=90, zorder=3)
         axes.set_title(group, fontsize=10)
         _percent(axes, "")
-        axes.set_xlim(0, 1)
+        axes.set_xlim(-0.04, 1.04)  # with room between one panel's 100 % and the next one's 0 %
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
     figure.supxlabel(f"share of wrong answers that name a class of the same group, {INTERVAL}", fontsize=9)
     figure.suptitle("bar: if the same wrong answers were spread evenly over the other classes", fontsize=9, color="0.4")
     return figure
@@ -162,49 +165,45 @@ def reliability(bins: pd.DataFrame, calibration: pd.DataFrame) -> Figure:
     for name, rows in bins.groupby("model", sort=False):
         is_teacher = bool(rows["teacher"].iloc[0])
         colour, marker = (TEACHER, "x") if is_teacher else _look(students.index(str(name)))
-        label = f"{name}: error {errors[name]:.1%}"
-        left.plot(rows["confidence"], rows["accuracy"], color=colour, marker=marker, markersize=4, label=label)
-        left.fill_between(rows["confidence"], rows["low"], rows["high"], color=colour, alpha=0.12, linewidth=0)
+        label = f"{name}: ECE {errors[name]:.1%}"
+        known = rows[rows["answers"] >= FEWEST_ANSWERS]
+        left.plot(known["confidence"], known["accuracy"], color=colour, marker=marker, markersize=4, label=label)
+        left.fill_between(known["confidence"], known["low"], known["high"], color=colour, alpha=0.12, linewidth=0)
         right.plot((rows["bin_low"] + rows["bin_high"]) / 2, rows["answers"], color=colour, marker=marker, markersize=4)
     left.plot([0, 1], [0, 1], color="0.6", linestyle=":", linewidth=1)
     left.set_ylabel("accuracy of these answers")
-    _note(left, "below the dotted line: too confident")
+    _note(left, f"below the dotted line: too confident; points of at least {FEWEST_ANSWERS:.0%} of the answers")
     right.set_ylabel("share of all answers")
+    right.tick_params(labelleft=True)
     for axes in (left, right):
         axes.set_xlabel("confidence, at temperature 1")
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.xaxis.set_major_formatter(_as_percent)
+        axes.yaxis.set_major_formatter(_as_percent)
         axes.set_xlim(float(bins["bin_low"].min()), 1.0)
-    figure.legend(loc="outside upper center", ncols=min(len(students) + 1, 3), frameon=False, title=ECE)
+    figure.legend(loc="outside upper center", ncols=min(len(students) + 1, 3), frameon=False)
     return figure
 
 
-ECE = "expected calibration error"
-
-
-def differences(table: pd.DataFrame, of: str) -> Figure:
+def differences(table: pd.DataFrame, of: str, percent: bool) -> Figure:
     """Every pair's difference and its interval.
 
     Args:
         table: `predictions.paired_tests` or `class_profiles.closeness_differences`.
         of: what differs, for the axis.
+        percent: whether that is a share.
     """
-    figure, (axes,) = _figure(1, width=6.8, height=1.5 + 0.35 * len(table))
-    heights = -np.arange(len(table))
-    for height, row in zip(heights, table.to_dict("records"), strict=True):
+    figure, (axes,) = _figure(1, width=6.8, height=1.6 + 0.35 * len(table))
+    for place, row in enumerate(table.to_dict("records")):
         real = row["p_holm"] < SIGNIFICANT
-        axes.plot([row["low"], row["high"]], [height, height], color=COLOURS[0] if real else "0.6", linewidth=1.4)
-        axes.plot(
-            row["difference"],
-            height,
-            marker="o",
-            color=COLOURS[0] if real else "0.6",
-            markerfacecolor=None if real else "w",
-        )
+        colour = COLOURS[0] if real else "0.6"
+        axes.plot([row["low"], row["high"]], [-place, -place], color=colour, linewidth=1.4)
+        axes.plot(row["difference"], -place, marker="o", color=colour, markerfacecolor=colour if real else "white")
     axes.axvline(0, color="0.3", linewidth=1)
-    names = [f"{row['first']} - {row['second']}" for row in table.to_dict("records")]
-    axes.set_yticks(heights, [f"{name}  (p {_p(p)})" for name, p in zip(names, table["p_holm"], strict=True)])
-    axes.set_xlabel(f"difference in {of}, {INTERVAL}")
+    names = [f"{row['first']} - {row['second']}  (p {_p(row['p_holm'])})" for row in table.to_dict("records")]
+    axes.set_yticks(_heights(table), names)
+    axes.set_xlabel(f"difference in {of},\n{INTERVAL}")
+    if percent:
+        axes.xaxis.set_major_formatter(_as_percent)
     _note(axes, "filled: real at 5 % for all pairs together (p by Holm)")
     return figure
 
@@ -230,8 +229,11 @@ def _dots(axes: Axes, table: pd.DataFrame, column: str, labels: str) -> None:
         colour, marker = (TEACHER, "x") if grey else _look(index)
         axes.plot([row["low"], row["high"]], [-index, -index], color=colour, linewidth=1.4)
         axes.plot(row[column], -index, color=colour, marker=marker)
-        label = "unknown" if np.isnan(row[column]) else labels.format(row[column])
-        axes.annotate(label, (row[column], -index), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+        unknown = np.isnan(row[column])
+        place, label = (
+            ((row["low"] + row["high"]) / 2, "unknown") if unknown else (row[column], labels.format(row[column]))
+        )
+        axes.annotate(label, (place, -index), (0, 6), textcoords="offset points", ha="center", fontsize=8)
     axes.set_yticks(_heights(table), list(table["model"]))
     axes.set_ylim(-len(table) + 0.4, 0.75)
 
@@ -251,9 +253,13 @@ def _group_edges(groups: pd.Series) -> list[int]:
 
 
 def _percent(axes: Axes, label: str) -> None:
-    axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_formatter(_as_percent)
     axes.set_xlabel(label)
+
+
+def _as_percent(share: float, _: float = 0.0) -> str:
+    return f"{100 * share:.4g}%"
 
 
 def _note(axes: Axes, text: str) -> None:
