@@ -8,7 +8,7 @@ from scipy import special
 
 from kd_tune import class_profiles
 from kd_tune.predictions import Predictions
-from tests.answers import by_hand, drawn, model
+from tests.answers import drawn, model
 
 CLASSES, SEEDS = 10, 4
 
@@ -20,12 +20,28 @@ def world(random: np.random.RandomState, likeness: float) -> tuple[np.ndarray, n
     return special.expit(1.8 + 0.6 * teacher), special.expit(0.6 + 0.6 * student)
 
 
-def ask(random: np.random.RandomState, teacher: np.ndarray, students: list[np.ndarray], images: int) -> Predictions:
-    """Trainings whose accuracies by class scatter from seed to seed; classes 0 and up, any wrong answer the next."""
+def ask(
+    random: np.random.RandomState,
+    teacher: np.ndarray,
+    students: list[np.ndarray],
+    images: int,
+    luck: np.ndarray | None = None,
+) -> Predictions:
+    """Trainings whose accuracies by class scatter from seed to seed; any wrong answer is the next class.
+
+    Args:
+        random: where chance comes from.
+        teacher: `[C]`, its accuracies.
+        students: `[C]` each, their expected ones.
+        images: of every class.
+        luck: `[N]` in [0, 1], common to all networks: how hard an image is among those of its class. None: of its own
+            for every answer.
+    """
     labels = np.repeat(np.arange(CLASSES), images)
 
     def answers(rates: np.ndarray) -> np.ndarray:
-        wrong = random.random_sample((len(rates), len(labels))) > rates[:, labels]
+        own = random.random_sample((len(rates), len(labels)))
+        wrong = (own if luck is None else luck) > rates[:, labels]
         return np.asarray((labels + wrong) % CLASSES)
 
     def trainings(rates: np.ndarray) -> np.ndarray:
@@ -91,10 +107,25 @@ def test_a_profile_that_noise_hides_is_unknown() -> None:
 
 
 def test_a_teacher_that_is_as_good_on_every_class_has_no_profile() -> None:
-    answers = by_hand()
-    perfect = model("teacher", [answers.labels.tolist()])
-    table = class_profiles.closeness(Predictions(answers.labels, answers.class_names, answers.models, perfect))
-    assert table["observed"].isna().all()
+    """Two of three images of each of ten classes: the mean of ten times 2 / 3 is not 2 / 3 to the last bit."""
+    labels = np.repeat(np.arange(CLASSES), 3)
+    even = np.where(np.arange(len(labels)) % 3 == 0, (labels + 1) % CLASSES, labels)
+    student = np.where(np.arange(len(labels)) < 10, labels, 0)
+    models = [model("student", [student] * 2, CLASSES)]
+    answers = Predictions(labels, [str(number) for number in range(CLASSES)], models, model("teacher", [even], CLASSES))
+    assert class_profiles.closeness(answers)["observed"].isna().all()
+
+
+def test_images_that_both_find_hard_do_not_make_profiles_alike() -> None:
+    """Of a student and a teacher that would be wrong on the same images, but have nothing else in common."""
+    random, runs = np.random.RandomState(4), 200
+    errors = []
+    for _ in range(runs):
+        teacher, student = world(random, 0.0)
+        luck = random.random_sample(CLASSES * 100)
+        row = class_profiles.closeness(ask(random, teacher, [student], 100, luck)).iloc[0]
+        errors.append(row["correlation"] - np.corrcoef(teacher, student)[0, 1])
+    assert abs(np.nanmean(errors)) < 0.05
 
 
 def test_two_classes_have_no_correlation_worth_the_name() -> None:

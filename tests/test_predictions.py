@@ -56,6 +56,13 @@ def test_accuracy_by_class_by_hand() -> None:
     assert list(table["group"][:3]) == ["insects", "insects", "cattle"]
 
 
+def test_classes_of_a_group_stand_side_by_side() -> None:
+    groups = {"first and last": ["cow", "ant"], "other": ["bee"]}
+    answers = replace(by_hand(), groups=groups)
+    for table, column in ((predictions.accuracy_by_class(answers), "class"), (confusions.confusions(answers), "true")):
+        assert list(dict.fromkeys(table[column])) == ["cow", "ant", "bee"]
+
+
 @given(SEEDS)
 def test_intervals_of_accuracies_are_those_of_a_confirmation(seed: int) -> None:
     answers = drawn(seed)
