@@ -38,7 +38,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "rung_tpe": {"name": "rung_tpe"},
     "rung_tpe multivariate": {"name": "rung_tpe", "multivariate": True},
 }
-GRACE_PERIODS = (1, 2, 3, 9)
+GRACE_PERIODS = (1, 2, 3, 6, 9)
 REDUCTION_FACTORS = (2, 3, 4)
 
 
