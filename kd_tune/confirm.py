@@ -86,6 +86,10 @@ def confirm(folder: Path, request: Request, launch: Launch, console: Console) ->
         ConfigError: the search has not ended, was confirmed before, or a confirmation of another kind was begun.
     """
     check_request(request)
+    if (folder / PLAN).exists():
+        raise ConfigError(
+            f"{folder}: this is a confirmation; confirm the search itself: kd-tune confirm {folder.parent}"
+        )
     with closing(Run(folder)) as run:
         _check_ended(run)
         number = confirmation_number(folder, run.state.test_openings, request.again)

@@ -21,7 +21,7 @@ from kd_tune.data import npz
 from kd_tune.errors import ConfigError
 from kd_tune.export import load_student
 from kd_tune.ledger import Run, RunState, checkpoints_of, read_events, replay
-from kd_tune.paths import read_json
+from kd_tune.paths import read_json, write_json
 from kd_tune.search import Launch, resume
 from tests.confirmations import SPACE, begin, candidate, search_state, toy_confirmation, toy_plan, write_run
 from tests.searches import toy_manifest
@@ -148,6 +148,17 @@ def test_a_control_that_wins_is_said_to_win() -> None:
 def test_too_little_to_say_anything_is_refused(tmp_path: Path, request_: Request, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         confirm.confirm(tmp_path, request_, Launch(), QUIET)
+
+
+def test_a_confirmation_is_not_confirmed_itself(tmp_path: Path) -> None:
+    """It would open the test set, and the search's count would not know."""
+    run = write_run(tmp_path / "run", distil=[(0.5, 6, 0.9)])
+    place = write_run(run / "confirmation", distil=[(0.5, 6, 0.9)])
+    write_json(place / confirmation.PLAN, PLAN.model_dump())
+    with pytest.raises(
+        ConfigError, match=r"this is a confirmation; confirm the search itself: kd-tune confirm .*/run$"
+    ):
+        confirm.confirm(place, REQUEST, Launch(), QUIET)
 
 
 def test_a_search_must_have_ended(tmp_path: Path) -> None:
