@@ -100,8 +100,7 @@ def confirm(folder: Path, request: Request, launch: Launch, console: Console) ->
         seed = derive_seed(found.file.search.seed, "confirmation", number)
         all_students = request.compares_all(found.file.search.goal)
         plan = candidates.make_plan(run.state, found.spaces, request.top, request.num_seeds, all_students, seed)
-        if not plan.candidates:
-            raise ConfigError(f"{folder}: no student has trials of every arm; --students best compares what there is")
+        _check_plan(folder, plan, run.state, all_students)
         _begin(place, plan, found)
         state = replay(place)
         if state.unfinished():
@@ -110,7 +109,7 @@ def confirm(folder: Path, request: Request, launch: Launch, console: Console) ->
             return None
         chosen, left_out = choose(plan, state)
         if not chosen:
-            raise NothingUsable(f"{place}: no configuration was trained to the end with every seed: {left_out}")
+            raise NothingUsable(f"{place}: the test set stays shut; left out: {'; '.join(left_out)}")
         answers = open_test_set(run, place, chosen, found.dataset, request.command(folder))
         result = make_figures(run.state, found.spaces, found.manifest, plan, chosen, left_out, answers)
         for line in _export(folder, place, chosen, result):
@@ -185,6 +184,16 @@ def _check_ended(run: Run) -> None:
         )
     if not any(trial.usable for trial in run.state.trials.values()):
         raise NothingUsable(f"{run.folder}: no trial gave a figure, so there is nothing to confirm")
+
+
+def _check_plan(folder: Path, plan: Plan, state: RunState, all_students: bool) -> None:
+    if plan.candidates:
+        return
+    if all_students:
+        raise ConfigError(f"{folder}: no student has trials of every arm; --students best compares what there is")
+    raise NothingUsable(
+        f"{folder}: no trial of {candidates.leading_arm(state.quota)} gave a figure, so no student can be compared"
+    )
 
 
 def _begin(place: Path, plan: Plan, found: Found) -> None:
