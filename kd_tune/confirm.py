@@ -140,10 +140,8 @@ def confirmation_number(folder: Path, openings: list[Event], again: bool) -> int
     Raises:
         ConfigError: it would open the test set once more, and may not; or need not.
     """
-    opened = {event.get("confirmation") for event in openings}
-    number = confirmation.count(folder)
-    while confirmation.folder_of(folder, number + 1).name in opened:  # its folder was deleted; the look was taken
-        number += 1
+    opened = {str(event.get("confirmation")) for event in openings}
+    number = max(confirmation.begun(folder) + confirmation.numbers(opened), default=0)  # a look at a deleted one counts
     if number == 0:
         return 1
     place = confirmation.folder_of(folder, number)

@@ -6,6 +6,8 @@ A run's first confirmation is the folder `confirmation`, a run of its own; furth
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -176,12 +178,15 @@ def folder_of(run: Path, number: int) -> Path:
     return run / ("confirmation" if number == 1 else f"confirmation_{number}")
 
 
-def count(run: Path) -> int:
-    """How many confirmations of a run were begun."""
-    number = 0
-    while (folder_of(run, number + 1) / PLAN).exists():
-        number += 1
-    return number
+def numbers(names: Iterable[str]) -> list[int]:
+    """Which confirmations folders of these names are, in order; other names are passed over."""
+    found = (re.fullmatch(r"confirmation(?:_([1-9][0-9]*))?", name) for name in names)
+    return sorted(int(match[1] or 1) for match in found if match)
+
+
+def begun(run: Path) -> list[int]:
+    """A run's confirmations that were begun and still lie there, in order: earlier ones may have been deleted."""
+    return numbers(plan.parent.name for plan in run.glob(f"*/{PLAN}"))
 
 
 def latest(run: Path) -> Confirmation | None:
@@ -190,7 +195,7 @@ def latest(run: Path) -> Confirmation | None:
     Raises:
         ConfigError: it is damaged.
     """
-    for number in range(count(run), 0, -1):
+    for number in reversed(begun(run)):
         path = folder_of(run, number) / FIGURES
         if path.exists():
             return read_record(path, Confirmation)

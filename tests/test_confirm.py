@@ -69,6 +69,17 @@ def test_a_second_look_at_the_test_set_must_be_asked_for(tmp_path: Path) -> None
     assert confirmation_number(tmp_path, openings("confirmation"), again=True) == 2
 
 
+def test_a_confirmation_is_found_though_an_earlier_one_was_deleted(tmp_path: Path) -> None:
+    first = begin(tmp_path, 1, complete=True)
+    for number in (2, 10):
+        begin(tmp_path, number, complete=True)
+    (tmp_path / "confirmation_of_mine").mkdir()
+    shutil.rmtree(first)
+    assert confirmation.begun(tmp_path) == [2, 10]
+    assert confirmation.latest(tmp_path) == toy_confirmation()
+    assert confirmation_number(tmp_path, openings("confirmation", "confirmation_2"), again=True) == 11
+
+
 def test_what_was_begun_is_gone_on_with_before_another_is_begun(tmp_path: Path) -> None:
     begin(tmp_path, 1)
     with pytest.raises(ConfigError, match="has not opened the test set; go on with it, without --again"):
@@ -386,7 +397,24 @@ def test_the_report_leads_with_what_was_confirmed(search_run: Path, confirmed: C
     assert (page.parent / "confirmed.png").read_bytes().startswith(b"\x89PNG")
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert said.index("Confirmed on 40 test images") < said.index("(unconfirmed)")
-    assert "test set: opened 1 times by this run" in said
+    assert "The test set was opened 1 times by this run." in said
+
+
+def test_a_search_that_went_on_after_the_look_says_so(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", distil=[(0.5, 6, 0.9)])
+    begin(folder, 1, complete=True)
+    run = Run(folder)
+    run.record("test_opened", confirmation="confirmation")
+    page = report.write(folder, QUIET).read_text()
+    assert "The test set was opened 1 times by this run." in page
+    run.record("proposed", trial=1, arm="distil", draw={"student.width": 0.5, "optimizer.lr": 0.1})
+    run.close()
+    console = Console(file=io.StringIO(), width=200)
+    page = report.write(folder, console).read_text()
+    line = "opened 1 times by this run, and the search went on after that, by 1 trials: what is confirmed again"
+    assert "## Confirmed on" in page
+    assert line in page
+    assert line in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_proposals_say_what_they_confirm(search_run: Path, confirmed: Confirmation) -> None:
