@@ -71,8 +71,8 @@ def test_a_second_look_at_the_test_set_must_be_asked_for(tmp_path: Path) -> None
 
 def test_a_confirmation_is_found_though_an_earlier_one_was_deleted(tmp_path: Path) -> None:
     first = begin(tmp_path, 1, complete=True)
-    for number in (2, 10):
-        begin(tmp_path, number, complete=True)
+    begin(tmp_path, 2)
+    begin(tmp_path, 10, complete=True)
     (tmp_path / "confirmation_of_mine").mkdir()
     shutil.rmtree(first)
     assert confirmation.begun(tmp_path) == [2, 10]
@@ -190,10 +190,13 @@ def test_a_control_that_wins_is_said_to_win() -> None:
     ("request_", "message"),
     [
         (Request(0, 5), "--top 0: at least 1"),
+        (Request(4, 5), "--top 4: at most 3; one is chosen by the trainings that are reported"),
         (Request(1, 1), "--seeds 1: at least 2, or there is no spread"),
     ],
 )
-def test_too_little_to_say_anything_is_refused(tmp_path: Path, request_: Request, message: str) -> None:
+def test_too_little_to_say_anything_and_too_much_to_choose_from_are_refused(
+    tmp_path: Path, request_: Request, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         confirm.confirm(tmp_path, request_, Launch(), QUIET)
 
