@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,19 +20,20 @@ def make_plan(
 ) -> Plan:
     """What a confirmation of a search trains.
 
-    Arms are compared at the same student: that of the best trial of the distilled arm (of the first arm, where none
-    learns from a teacher), or every student that all arms have usable trials of.
+    Arms are compared at the same student: that of the leading arm's best trial, or every student that all arms have
+    usable trials of. An arm that never tried the best one's student, as happens where widths are a continuous range,
+    takes part with its best configurations of other students, moved to this one.
 
     Args:
         state: the search's.
         spaces: by arm.
-        top: candidates of an arm at a student.
+        top: candidates of an arm at a student, at most.
         num_seeds: trainings of each.
         all_students: every student, not only the best.
         seed: of the confirmation.
 
     Returns:
-        The plan; without candidates where no trial has a figure.
+        The plan; without candidates where no student can be compared.
     """
     trials = {arm: ranked(state.of_arm(arm)) for arm in state.quota}
     students = _students(trials, spaces, all_students)
@@ -40,10 +41,20 @@ def make_plan(
     for index, student in enumerate(students):
         mine = {arm: trials_of_student(trials[arm], spaces[arm], student) for arm in trials}
         counts.append({arm: len(found) for arm, found in mine.items()})
-        candidates += [
-            _candidate(index, trial) for arm, found in mine.items() for trial in _distinct(found, spaces[arm])[:top]
-        ]
+        own = {arm: [_candidate(index, trial) for trial in found] for arm, found in mine.items()}
+        leading_draw = mine[leading_arm(trials)][0].draw
+        found = {
+            arm: _distinct(own[arm] or [_moved(index, trial, leading_draw) for trial in trials[arm]], spaces[arm])
+            for arm in trials
+        }
+        candidates += _equally_many(found, top)
     return Plan(seed=seed, top=top, num_seeds=num_seeds, students=students, trials=counts, candidates=candidates)
+
+
+def leading_arm(arms: Iterable[str]) -> str:
+    """The arm that the others are compared with: the distilled one, or the first where none learns from a teacher."""
+    names = list(arms)
+    return DISTIL if DISTIL in names else names[0]
 
 
 def ranked(trials: Sequence[TrialState]) -> list[TrialState]:
@@ -61,12 +72,14 @@ def trials_of_student(trials: Sequence[TrialState], space: Space, student: Mappi
     return [trial for trial in trials if space.fill(trial.draw)["student"] == student]
 
 
-def search_maxima(trials: Sequence[TrialState]) -> tuple[float, float | None]:
-    """The largest of the trials' last validation accuracies: as it is, and shrunken.
+def search_maxima(trials: Sequence[TrialState]) -> tuple[float | None, float | None]:
+    """The largest of the trials' last validation accuracies: as it is, and shrunken. None of what cannot be known.
 
     Args:
         trials: of one arm and student, `ranked`.
     """
+    if not trials:
+        return None, None
     last = [trial.rows[trial.epoch] for trial in trials]
     halves = [(row.get("val_accuracy_even"), row.get("val_accuracy_odd")) for row in last]
     largest = max(float(row["val_accuracy"]) for row in last)
@@ -90,18 +103,10 @@ def _students(
         for trial in ended:
             student = spaces[arm].fill(trial.draw)["student"]
             found[arm].setdefault(_key(student), student)
-    leading = found[DISTIL] if DISTIL in found else next(iter(found.values()), {})
+    leading = found[leading_arm(found)]
     if not all_students:
         return list(leading.values())[:1]
     return [student for key, student in leading.items() if all(key in students for students in found.values())]
-
-
-def _distinct(trials: Sequence[TrialState], space: Space) -> list[TrialState]:
-    """The first of every configuration: a search may have drawn one twice."""
-    first: dict[str, TrialState] = {}
-    for trial in trials:
-        first.setdefault(_key(space.fill(trial.draw)), trial)
-    return list(first.values())
 
 
 def _candidate(student: int, trial: TrialState) -> Candidate:
@@ -110,9 +115,35 @@ def _candidate(student: int, trial: TrialState) -> Candidate:
         arm=trial.arm,
         trial=trial.number,
         draw=trial.draw,
+        moved=False,
         epoch=trial.epoch,
         val_accuracy=trial.value or 0.0,
     )
+
+
+def _moved(student: int, trial: TrialState, leading_draw: Mapping[str, Any]) -> Candidate:
+    """A trial's configuration with the student of another draw in place of its own."""
+    kept = {name: value for name, value in trial.draw.items() if not _is_of_student(name)}
+    taken = {name: value for name, value in leading_draw.items() if _is_of_student(name)}
+    return _candidate(student, trial).model_copy(update={"draw": kept | taken, "moved": True})
+
+
+def _is_of_student(parameter: str) -> bool:
+    return parameter == "student" or parameter.startswith(("student.", "student["))
+
+
+def _distinct(candidates: Sequence[Candidate], space: Space) -> list[Candidate]:
+    """The first of every configuration: a search may have drawn one twice, and moving makes some equal."""
+    first: dict[str, Candidate] = {}
+    for candidate in candidates:
+        first.setdefault(_key(space.fill(candidate.draw)), candidate)
+    return list(first.values())
+
+
+def _equally_many(found: Mapping[str, Sequence[Candidate]], top: int) -> list[Candidate]:
+    """The best few of every arm that has any, as many of each: the luckiest of more would be better by luck alone."""
+    count = min(top, *(len(candidates) for candidates in found.values() if candidates))
+    return [candidate for candidates in found.values() for candidate in candidates[:count]]
 
 
 def _key(section: Mapping[str, Any]) -> str:

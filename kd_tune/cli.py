@@ -139,7 +139,7 @@ def analyze(
 @app.command()
 def confirm(
     run: Annotated[Path, typer.Argument(help="The folder of a search that has ended.")],
-    top: Annotated[int, typer.Option(help="Configurations of every arm that are trained again.")] = 3,
+    top: Annotated[int, typer.Option(help="Configurations of every arm that are trained again; at most 3.")] = 3,
     seeds: Annotated[int, typer.Option(help="Trainings of each, on fresh seeds; at least 2.")] = 5,
     students: Annotated[
         Students | None,

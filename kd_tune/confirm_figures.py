@@ -19,6 +19,8 @@ from kd_tune.ledger import Manifest, RunState, TrialState
 from kd_tune.records import DISTIL
 from kd_tune.space import Space
 
+TO_THE_END = "was trained to the end with every seed"
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -31,6 +33,11 @@ class Chosen:
 
     candidate: Candidate
     trainings: list[TrialState]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every training came to its end."""
+        return all(trial.end == "completed" for trial in self.trainings)
 
     @property
     def val_accuracy(self) -> float:
@@ -47,25 +54,38 @@ def choose(plan: Plan, state: RunState) -> tuple[list[Chosen], list[str]]:
     """One configuration for every arm and student: the best mean validation accuracy over seeds, of equals the first.
 
     Only configurations whose every training came to its end take part: one that diverges on some seeds has no mean.
+    A student without such a one of the leading arm has nothing to compare its controls with, so it is left out.
 
     Returns:
         The choices by student and arm, and what there is no choice for, in words.
     """
     chosen, left_out = [], []
     for index, (section, counts) in enumerate(zip(plan.students, plan.trials, strict=True)):
-        for arm in counts:
-            tried = [
-                Chosen(candidate, [state.trials[number] for number in plan.trainings_of(place)])
-                for place, candidate in enumerate(plan.candidates)
-                if (candidate.student, candidate.arm) == (index, arm)
-            ]
-            whole = [one for one in tried if all(trial.end == "completed" for trial in one.trainings)]
-            if whole:
-                chosen.append(max(whole, key=lambda one: one.val_accuracy))
-            else:
-                why = "no configuration was trained to the end with every seed" if tried else "the search has no trial"
-                left_out.append(f"{arm}, {candidates.describe(section)}: {why}")
+        student, leader = candidates.describe(section), candidates.leading_arm(counts)
+        tried = {arm: _tried(plan, state, index, arm) for arm in counts}
+        whole = {arm: [one for one in found if one.is_whole] for arm, found in tried.items()}
+        if not whole[leader]:
+            left_out.append(f"{student}, all arms: no configuration of {leader} {TO_THE_END}")
+            continue
+        if (count := len(tried[leader])) < plan.top:
+            left_out.append(
+                f"{student}: configurations of every arm after the best {count}, because an arm has no more"
+            )
+        chosen += [max(found, key=lambda one: one.val_accuracy) for found in whole.values() if found]
+        left_out += [
+            f"{student}, {arm}: {f'no configuration {TO_THE_END}' if tried[arm] else 'the search has no usable trial'}"
+            for arm, found in whole.items()
+            if not found
+        ]
     return chosen, left_out
+
+
+def _tried(plan: Plan, state: RunState, student: int, arm: str) -> list[Chosen]:
+    return [
+        Chosen(candidate, [state.trials[number] for number in plan.trainings_of(place)])
+        for place, candidate in enumerate(plan.candidates)
+        if (candidate.student, candidate.arm) == (student, arm)
+    ]
 
 
 def make_figures(
@@ -94,6 +114,7 @@ def make_figures(
         num_seeds=plan.num_seeds,
         num_images=right.shape[2],
         opening=len(search.test_openings),
+        search_arms=list(search.quota),
         arms=arms,
         comparisons=_compare(plan, chosen, right),
         left_out=left_out,

@@ -116,6 +116,7 @@ class TrialState:
         latest: the epoch that was reported last; below an earlier one while epochs are run again.
         end: why it ended; None while it can go on.
         error: the last error, if it failed.
+        after_opening: whether it was proposed when the run had opened the test set.
     """
 
     number: int
@@ -129,6 +130,7 @@ class TrialState:
     latest: int = 0
     end: StopReason | None = None
     error: str | None = None
+    after_opening: bool = False
 
     @property
     def epoch(self) -> int:
@@ -194,6 +196,7 @@ class RunState:
                 event["draw"],
                 stratum=event.get("stratum", 0),
                 never_pruned=event.get("never_pruned", False),
+                after_opening=bool(self.test_openings),
             )
         elif kind == records.EPOCH:
             trial = self.trials[event["trial"]]

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from kd_tune import cli, confirm, confirmation, report
+from kd_tune import cli, confirm, confirmation, plots, report
+from kd_tune.candidates import make_plan
 from kd_tune.checkpoint import WEIGHTS, newest
 from kd_tune.confirm import Request, confirmation_number
 from kd_tune.confirm_figures import choose, make_figures
@@ -21,7 +22,7 @@ from kd_tune.data import npz
 from kd_tune.errors import ConfigError
 from kd_tune.export import load_student
 from kd_tune.ledger import Run, RunState, checkpoints_of, read_events, replay
-from kd_tune.paths import read_json
+from kd_tune.paths import read_json, write_json
 from kd_tune.search import Launch, resume
 from tests.confirmations import SPACE, begin, candidate, search_state, toy_confirmation, toy_plan, write_run
 from tests.searches import toy_manifest
@@ -68,6 +69,17 @@ def test_a_second_look_at_the_test_set_must_be_asked_for(tmp_path: Path) -> None
     assert confirmation_number(tmp_path, openings("confirmation"), again=True) == 2
 
 
+def test_a_confirmation_is_found_though_an_earlier_one_was_deleted(tmp_path: Path) -> None:
+    first = begin(tmp_path, 1, complete=True)
+    begin(tmp_path, 2)
+    begin(tmp_path, 10, complete=True)
+    (tmp_path / "confirmation_of_mine").mkdir()
+    shutil.rmtree(first)
+    assert confirmation.begun(tmp_path) == [2, 10]
+    assert confirmation.latest(tmp_path) == toy_confirmation()
+    assert confirmation_number(tmp_path, openings("confirmation", "confirmation_2"), again=True) == 11
+
+
 def test_what_was_begun_is_gone_on_with_before_another_is_begun(tmp_path: Path) -> None:
     begin(tmp_path, 1)
     with pytest.raises(ConfigError, match="has not opened the test set; go on with it, without --again"):
@@ -86,6 +98,7 @@ def retrained(*ends: tuple[str, float]) -> RunState:
 
 
 PLAN = toy_plan(candidate("distil", 10), candidate("distil", 11), candidate("cross_entropy", 12))
+UNCONFIRMED = "was trained to the end with every seed"
 
 
 def test_the_best_mean_over_seeds_is_chosen_not_the_best_seed() -> None:
@@ -99,7 +112,23 @@ def test_a_configuration_with_a_seed_that_diverged_is_not_chosen() -> None:
     ends = ["completed", "diverged", "completed", "completed", "completed", "failed"] + ["completed"] * 3
     chosen, left_out = choose(PLAN, retrained(*((end, 0.8) for end in ends)))
     assert [one.candidate.trial for one in chosen] == [10]
-    assert left_out == ["cross_entropy, studentnet width=0.5: no configuration was trained to the end with every seed"]
+    assert left_out == [f"studentnet width=0.5, cross_entropy: no configuration {UNCONFIRMED}"]
+
+
+def test_a_student_that_the_leading_arm_cannot_be_trained_at_is_left_out_with_its_controls() -> None:
+    """Test images would be opened for a control that nothing can be compared with."""
+    plan = toy_plan(*(candidate(arm, 0, student) for student in (0, 1) for arm in ("distil", "cross_entropy")), top=1)
+    chosen, left_out = choose(plan, retrained(("diverged", 0.8), *[("completed", 0.8)] * 11))
+    assert [(one.candidate.arm, one.candidate.student) for one in chosen] == [("distil", 1), ("cross_entropy", 1)]
+    assert left_out == [f"studentnet width=0.5, all arms: no configuration of distil {UNCONFIRMED}"]
+
+
+def test_fewer_candidates_than_were_asked_for_are_said() -> None:
+    plan = toy_plan(candidate("distil", 0), candidate("cross_entropy", 1), top=2)
+    _, left_out = choose(plan, retrained(*[("completed", 0.8)] * 6))
+    assert left_out == [
+        "studentnet width=0.5: configurations of every arm after the best 1, because an arm has no more"
+    ]
 
 
 @pytest.mark.parametrize(("values", "median"), [([0.7, 0.9, 0.8], 2), ([0.9, 0.7, 0.8, 0.6], 1), ([0.8, 0.8, 0.8], 1)])
@@ -130,6 +159,25 @@ def test_figures_compare_distillation_with_every_control_at_the_same_student() -
     assert found.arms[0].test_accuracies == right[0].mean(1).tolist()
 
 
+def test_what_no_control_was_compared_for_is_said() -> None:
+    alone = toy_confirmation().model_copy(update={"comparisons": [], "search_arms": ["distil"]})
+    assert confirmation.findings(alone) == ["no control: there is nothing to compare distillation with"]
+    lost = alone.model_copy(update={"search_arms": ["distil", "cross_entropy"], "left_out": ["cross_entropy: why"]})
+    assert confirmation.findings(lost) == ["left out: cross_entropy: why"]
+
+
+def test_an_arm_that_the_search_never_had_at_the_student_has_empty_cells() -> None:
+    found = toy_confirmation()
+    moved = {"search_trials": 0, "search_maximum": None, "search_shrunken": None}
+    found.arms[1] = found.arms[1].model_copy(update=moved)
+    table = confirmation.shown_arms(found)
+    assert table["search's trials"].tolist()[:2] == ["8", "0"]
+    assert table[["search's maximum", "shrunken"]].to_numpy().tolist()[:2] == [["96.50%", "95.70%"], ["", ""]]
+    (said,) = [line for line in confirmation.findings(found) if "moved" in line]
+    assert said.startswith("studentnet width=0.5: the search has no trial of cross_entropy with it")
+    assert plots.confirmed(confirmation.arms_table(found)).axes
+
+
 def test_a_control_that_wins_is_said_to_win() -> None:
     lost = toy_confirmation().comparisons[0].model_copy(update={"difference": -0.02, "low": -0.03, "high": -0.01})
     assert lost.sentence() == "cross_entropy beats distil by 2.00 points (1.00 to 3.00; p 0.01)"
@@ -142,12 +190,26 @@ def test_a_control_that_wins_is_said_to_win() -> None:
     ("request_", "message"),
     [
         (Request(0, 5), "--top 0: at least 1"),
+        (Request(4, 5), "--top 4: at most 3; one is chosen by the trainings that are reported"),
         (Request(1, 1), "--seeds 1: at least 2, or there is no spread"),
     ],
 )
-def test_too_little_to_say_anything_is_refused(tmp_path: Path, request_: Request, message: str) -> None:
+def test_too_little_to_say_anything_and_too_much_to_choose_from_are_refused(
+    tmp_path: Path, request_: Request, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         confirm.confirm(tmp_path, request_, Launch(), QUIET)
+
+
+def test_a_confirmation_is_not_confirmed_itself(tmp_path: Path) -> None:
+    """It would open the test set, and the search's count would not know."""
+    run = write_run(tmp_path / "run", distil=[(0.5, 6, 0.9)])
+    place = write_run(run / "confirmation", distil=[(0.5, 6, 0.9)])
+    write_json(place / confirmation.PLAN, PLAN.model_dump())
+    with pytest.raises(
+        ConfigError, match=r"this is a confirmation; confirm the search itself: kd-tune confirm .*/run$"
+    ):
+        confirm.confirm(place, REQUEST, Launch(), QUIET)
 
 
 def test_a_search_must_have_ended(tmp_path: Path) -> None:
@@ -169,6 +231,16 @@ def test_a_search_without_any_figure_ends_with_its_own_exit_code(
         cli.main(["confirm", str(folder)])
     assert stop.value.code == cli.NOTHING
     assert "no trial gave a figure, so there is nothing to confirm" in capsys.readouterr().err
+
+
+def test_where_the_leading_arm_has_no_figure_nothing_can_be_compared(tmp_path: Path) -> None:
+    state = search_state(distil=[(0.5, 6, 0.9)], cross_entropy=[(0.5, 6, 0.9)])
+    state.trials[0].end = "diverged"
+    plan = make_plan(state, dict.fromkeys(state.quota, SPACE), 1, 2, all_students=False, seed=0)
+    with pytest.raises(confirm.NothingUsable, match="no trial of distil gave a figure"):
+        confirm._check_plan(tmp_path, plan, state, all_students=False)
+    with pytest.raises(ConfigError, match="no student has trials of every arm; --students best compares"):
+        confirm._check_plan(tmp_path, plan, state, all_students=True)
 
 
 @pytest.mark.parametrize(
@@ -198,6 +270,23 @@ def confirmed(search_run: Path, ray_cluster: None) -> Confirmation:
     found = confirm.confirm(search_run, REQUEST, Launch(), QUIET)
     assert found is not None
     return found
+
+
+def test_where_distillation_has_no_figure_the_test_set_stays_shut(
+    finished_run: Path, ray_cluster: None, tmp_path: Path
+) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run", ignore=shutil.ignore_patterns("ray", "lock"))
+    assert confirm.confirm(run, REQUEST, Launch(time_budget=0.01), QUIET) is None
+    retrainings = Run(run / "confirmation")
+    for trial in retrainings.state.unfinished():
+        row = {"val_accuracy": 0.9, "num_parameters": 1000}
+        retrainings.record("epoch", trial=trial.number, attempt=0, epoch=6, **row)
+        reason = "diverged" if trial.arm == "distil" else "completed"
+        retrainings.record("stopped", trial=trial.number, reason=reason)
+    retrainings.close()
+    with pytest.raises(confirm.NothingUsable, match=r"the test set stays shut; left out: .*no configuration of distil"):
+        confirm.confirm(run, REQUEST, Launch(), QUIET)
+    assert replay(run).test_openings == []
 
 
 def test_every_candidate_is_trained_to_the_end_on_fresh_seeds(search_run: Path, confirmed: Confirmation) -> None:
@@ -311,7 +400,24 @@ def test_the_report_leads_with_what_was_confirmed(search_run: Path, confirmed: C
     assert (page.parent / "confirmed.png").read_bytes().startswith(b"\x89PNG")
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert said.index("Confirmed on 40 test images") < said.index("(unconfirmed)")
-    assert "test set: opened 1 times by this run" in said
+    assert "The test set was opened 1 times by this run." in said
+
+
+def test_a_search_that_went_on_after_the_look_says_so(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", distil=[(0.5, 6, 0.9)])
+    begin(folder, 1, complete=True)
+    run = Run(folder)
+    run.record("test_opened", confirmation="confirmation")
+    page = report.write(folder, QUIET).read_text()
+    assert "The test set was opened 1 times by this run." in page
+    run.record("proposed", trial=1, arm="distil", draw={"student.width": 0.5, "optimizer.lr": 0.1})
+    run.close()
+    console = Console(file=io.StringIO(), width=200)
+    page = report.write(folder, console).read_text()
+    line = "opened 1 times by this run, and the search went on after that, by 1 trials: what is confirmed again"
+    assert "## Confirmed on" in page
+    assert line in page
+    assert line in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_proposals_say_what_they_confirm(search_run: Path, confirmed: Confirmation) -> None:
