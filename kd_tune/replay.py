@@ -33,6 +33,7 @@ from kd_tune.searcher import RunSearcher
 from kd_tune.space import Draw, Space
 from kd_tune.strata import Students, stratum_of
 
+SETTINGS = ("goal", "sampler", "scheduler", "points")  # of a `search` section; the rest is the table's, or the clock's
 STUDENT_WEIGHT = 10.0
 NO_CONTROLLER: Any = None  # Tune's own loop, at which these schedulers do not look
 
@@ -66,7 +67,7 @@ class OwnSearch:
 
     Args:
         table: what will be searched.
-        config: the `search` section; its number of trials is of no account, the clock ends a replay.
+        config: the `search` section, of which SETTINGS and the seed count.
     """
 
     def __init__(self, table: CurveTable, config: SearchConfig) -> None:

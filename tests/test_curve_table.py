@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +123,15 @@ def test_replay_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--set", "trial.training.num_epochs=9"], "only settings under search"),
+        (["--set", "trial.training.num_epochs=9"], "a replay has no use for it; what can be set: search.goal, "),
+        (["--set", "search.num_trials=9"], "--set search.num_trials=9: a replay has no use for it"),
+        (["--set", "search.arms=[cross_entropy]"], "a replay has no use for it"),
+        (["--set", "search.seed=1"], "a replay has no use for it"),
+        (["--set", "search.max_failures=1"], "a replay has no use for it"),
         (["--set", "search.sampler.name=best"], "best"),
+        (["--set", "search.sampler.name=grid"], "--set search.sampler: a grid needs choices or steps"),
+        (["--set", "search.points=[{objective.alpa: 0.5}]"], "objective.alpa: no such parameter; known: "),
+        (["--set", "search.points=[{objective.alpha: 7}]"], "objective.alpha: 7 is not in {float: [0.0, 1.0]}"),
     ],
 )
 def test_settings_that_cannot_be_replayed_are_refused(
@@ -133,3 +141,14 @@ def test_settings_that_cannot_be_replayed_are_refused(
         main(["replay", str(MNIST5K), *arguments])
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_table_of_one_size_of_student_has_no_front(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tables = results.read(recorded(tmp_path / "run"))
+    table = curve_table.from_run(tables)
+    alike = replace(table, curves=table.curves.assign(num_parameters=100))
+    curve_table.write(alike, tables, tmp_path / "toy.parquet")
+    with pytest.raises(SystemExit) as ended:
+        main(["replay", str(tmp_path / "toy.parquet"), "--set", "search.goal=front"])
+    assert ended.value.code == 2
+    assert "every student of this file has 100 parameters" in capsys.readouterr().err
