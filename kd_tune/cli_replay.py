@@ -17,6 +17,7 @@ from kd_tune.terminal import (
     NameOption,
     RunsOption,
     SetOption,
+    check_resumed_alone,
     make_console,
     run_folder,
     stoppable,
@@ -48,13 +49,16 @@ def record(
     from kd_tune.search_file import load_search_file
 
     user_code.allow(allow_code or [])
-    recording.check_target(out)
     console = make_console()
     launch = search.Launch(data, address)
-    if (file is None) == (resume is None):
+    if resume is not None:
+        check_resumed_alone("--out, --data, --address and --allow-code", file, name, overrides, num_trials)
+        folder = resume
+    elif file is not None:
+        folder = run_folder(runs, name, file)
+    else:
         raise ConfigError("name a search file to record, or a recording to go on with (--resume RUN)")
-    folder = run_folder(runs, name, file) if file is not None else resume
-    assert folder is not None
+    recording.check_target(out)
     advice = f"kd-tune record --resume {folder} --out {out}"
     with stoppable(f"go on with: {advice}"):
         if file is None:

@@ -92,9 +92,12 @@ class CurveTable:
 def check_recording(tables: RunTables) -> None:
     """Raises ConfigError if a run chose among configurations, pruned them, or has other arms than the distilled one."""
     search = tables.file.search
-    given = search.sampler.name, search.scheduler.name, list(search.trials_by_arm())
-    if given != ("random", "none", [DISTIL]):
-        raise ConfigError(f"{tables.folder}: a table needs sampler random, scheduler none and the arm distil alone")
+    given = search.goal, search.points, search.sampler.name, search.scheduler.name, list(search.trials_by_arm())
+    if given != ("best", [], "random", "none", [DISTIL]):
+        raise ConfigError(
+            f"{tables.folder}: a table needs goal best, no points, sampler random, scheduler none and the arm distil "
+            "alone; `kd-tune record FILE.yaml` makes such a run"
+        )
 
 
 def from_run(tables: RunTables) -> CurveTable:

@@ -14,8 +14,9 @@ from kd_tune import curve_table, records, results
 from kd_tune.cli import main
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import Run
-from kd_tune.record import check_target, write_table
-from tests.searches import ROOT, toy_manifest, toy_search
+from kd_tune.record import check_target, recording_of, write_table
+from kd_tune.search_file import load_search_file
+from tests.searches import ROOT, toy_manifest, toy_search, write_search
 
 TABLES = ROOT / "benchmarks" / "tables"
 MNIST5K = TABLES / "mnist5k.parquet"
@@ -69,6 +70,8 @@ def test_a_table_that_was_changed_is_refused(tmp_path: Path) -> None:
     [
         ({"search.scheduler": {"name": "asha"}}, True, "scheduler none"),
         ({"search.sampler": {"name": "tpe"}}, True, "sampler random"),
+        ({"search.goal": "front"}, True, "goal best"),
+        ({"search.points": [{"objective.alpha": 0.5}]}, True, "no points"),
         ({}, False, "not finished; go on with `kd-tune record --resume"),
     ],
 )
@@ -76,6 +79,14 @@ def test_a_run_that_pruned_or_chose_is_no_table(tmp_path: Path, changes: Any, fi
     run = recorded(tmp_path / "run", finished, **changes)
     with pytest.raises(ConfigError, match=said):
         curve_table.from_run(results.read(run))
+
+
+def test_whatever_a_search_file_chooses_its_recording_is_a_table(tmp_path: Path) -> None:
+    choosy = {"search.goal": "front", "search.points": [{"objective.alpha": 0.5}], "search.num_trials": 4}
+    file = recording_of(load_search_file(write_search(tmp_path, toy_search(**choosy))))
+    assert file.search.num_trials == 4
+    tables = results.read(recorded(tmp_path / "run"))
+    curve_table.check_recording(replace(tables, file=file))
 
 
 def test_only_a_recording_is_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,7 +104,19 @@ def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
         curve_table.read(tmp_path / "nowhere.parquet")
 
 
-@pytest.mark.parametrize("name", ["toy.csv", "there.parquet"])
+@pytest.mark.parametrize("given", [["search.yaml"], ["--num-trials", "9"], ["--set", "search.seed=1"], ["--name", "x"]])
+def test_a_recording_that_is_gone_on_with_takes_no_other_settings(
+    tmp_path: Path, given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = recorded(tmp_path / "run", finished=False)
+    with pytest.raises(SystemExit) as ended:
+        main(["record", "--resume", str(run), "--out", str(tmp_path / "new" / "x.parquet"), *given])
+    assert ended.value.code == 2
+    assert "only --out, --data, --address and --allow-code go with it" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["toy.csv", "there.parquet", "there.parquet/toy.parquet", "/proc/toy.parquet"])
 def test_a_table_that_cannot_be_written_is_refused_before_training(tmp_path: Path, name: str) -> None:
     (tmp_path / "there.parquet").write_bytes(b"mine")
     with pytest.raises(ConfigError, match=r"--out"):
