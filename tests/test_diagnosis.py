@@ -289,7 +289,7 @@ def test_the_report_says_what_to_do_and_the_terminal_says_only_that(tmp_path: Pa
 
 def test_the_terminal_is_silent_about_a_search_that_needs_no_change(tmp_path: Path) -> None:
     page, printed = shown(write_run(tmp_path / "run", [Trained([0.5] * 6)]))
-    assert "no trial was trained to the end whatever its rungs said" in page
+    assert "0 trials had to reach the end, but to judge rungs takes 6" in page
     assert "Before the next search" not in printed
 
 
