@@ -276,7 +276,7 @@ class Nearest:
         return np.asarray(np.square(self._points - self._encode(draw)).sum(axis=1))
 
     def _encode(self, draw: Draw) -> np.ndarray:
-        parts = [_weight(name) * np.array(_coordinates(leaf, draw.get(name))) for name, leaf in self._leaves.items()]
+        parts = [_weight(name) * np.array(_coordinates(leaf, draw, name)) for name, leaf in self._leaves.items()]
         return np.concatenate(parts)
 
 
@@ -284,14 +284,14 @@ def _weight(parameter: str) -> float:
     return STUDENT_WEIGHT if parameter.startswith("student") else 1.0
 
 
-def _coordinates(leaf: Any, value: Any) -> list[float]:
+def _coordinates(leaf: Any, draw: Draw, name: str) -> list[float]:
     """A value as coordinates: one from 0 to 1 (-1: not there), or for a choice one an option, 1 / sqrt(2) or 0."""
     if isinstance(leaf, Choice):
-        return [np.sqrt(0.5) * (value is not None and value == option) for option in leaf.values]
+        return [np.sqrt(0.5) * (name in draw and draw[name] == option) for option in leaf.values]
     assert isinstance(leaf, FloatRange | IntRange)
-    if value is None:
+    if name not in draw:
         return [-1.0]
-    low, high = leaf.bounds
+    (low, high), value = leaf.bounds, draw[name]
     if leaf.log:
         low, high, value = np.log(low), np.log(high), np.log(value)
     return [(value - low) / (high - low)]

@@ -20,6 +20,7 @@ from tests.searches import ROOT, toy_manifest, toy_search, write_search
 
 TABLES = ROOT / "benchmarks" / "tables"
 MNIST5K = TABLES / "mnist5k.parquet"
+OPTIONS = [1, "a", None, 0.5]  # as a user's own network may take them
 RANDOM = {"search.sampler": {"name": "random"}, "search.scheduler": {"name": "none"}}
 
 
@@ -28,7 +29,7 @@ def recorded(folder: Path, finished: bool = True, **changes: Any) -> Path:
     run = Run.create(folder, yaml.safe_dump(toy_search(**(RANDOM | changes))), toy_manifest())
     run.record(records.STARTED, quota={"distil": 4 if finished else 5}, versions={}, slots=2)
     for number in range(4):
-        draw = {"student.width": 0.25, "objective.alpha": 0.1 + number / 10, "optimizer.lr": 0.01}
+        draw = {"student.width": OPTIONS[number], "objective.alpha": 0.1 + number / 10, "optimizer.lr": 0.01}
         run.record(records.PROPOSED, trial=number, arm="distil", draw=draw, config={})
         for epoch in (1, 2):
             row = {"val_accuracy_even": 0.5, "val_accuracy_odd": number / 10, "val_loss": 1.0, "seconds": 1.0 + epoch}
@@ -46,6 +47,8 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert "3 configurations, 1 of them diverged" in write_table(recorded(tmp_path / "run"), target)
     table = curve_table.read(target)
     assert [draw["objective.alpha"] for draw in table.draws] == [0.1, 0.2, pytest.approx(0.3)]
+    assert [draw["student.width"] for draw in table.draws] == [1, "a", None]
+    assert set(table.draws[2]) == {"student.width", "objective.alpha", "optimizer.lr"}
     assert table.num_epochs == 6
     odd = table.accuracy("odd")
     assert odd.shape == (3, 6)

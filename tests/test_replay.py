@@ -11,8 +11,10 @@ import pytest
 from kd_tune.config import SearchConfig
 from kd_tune.curve_table import CurveTable
 from kd_tune.errors import ConfigError
+from kd_tune.ranges import Choice, FloatRange
 from kd_tune.replay import Clock, Contender, Nearest, OwnSearch, RayDefaults, Trace, build, replay, replay_seed
 from kd_tune.search_quality import PEERS, REFERENCE, compare, compare_fronts, replay_all, simultaneous_interval
+from kd_tune.space import Space
 from tests.curves import NUM_EPOCHS, made_table
 
 CONTENDERS: dict[str, Contender] = {**PEERS, "tpe": SearchConfig()}
@@ -107,6 +109,14 @@ def test_the_nearest_configuration_is_measured_on_the_scale_that_is_searched(tab
     assert nearest.take(asked) == 1
     other = Nearest(table.space, [low | {"student.width": 0.5}, low | {"objective.alpha": 0.0, "optimizer.lr": 0.02}])
     assert other.take(low) == 1
+
+
+def test_an_option_that_is_none_is_as_far_from_the_others_as_they_are() -> None:
+    space = Space(
+        {"objective": {"name": "mine", "kind": Choice(options=[None, 1, "a"])}, "lr": FloatRange(bounds=[0, 1])}
+    )
+    nearest = Nearest(space, [{"objective.kind": 1, "lr": 0.0}, {"objective.kind": None, "lr": 0.9}])
+    assert nearest.find({"objective.kind": None, "lr": 0.0}) == 1
 
 
 def test_a_proposal_keeps_its_student_while_one_is_left(table: CurveTable) -> None:
