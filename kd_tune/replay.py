@@ -99,9 +99,18 @@ class OwnSearch:
 def recorded_students(table: CurveTable) -> Students:
     """The students of a table by their size; one that was not recorded has the size of the nearest that was."""
     space = Space({"student": table.trial["student"]})
-    draws = [{name: draw[name] for name in space.parameters() if name in draw} for draw in table.draws]
+    names = space.parameters()
+    draws = [{name: draw[name] for name in names if name in draw} for draw in table.draws]
     nearest = Nearest(space, draws)
-    return Students(lambda draw: int(table.num_parameters[nearest.find(draw)]), tuple(draws))
+    sizes: dict[str, int] = {}  # every proposal asks for those of all recorded students
+
+    def count(draw: Draw) -> int:
+        student = repr([draw.get(name) for name in names])
+        if student not in sizes:
+            sizes[student] = int(table.num_parameters[nearest.find(draw)])
+        return sizes[student]
+
+    return Students(count, tuple(draws))
 
 
 class RayDefaults:
