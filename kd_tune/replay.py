@@ -25,7 +25,7 @@ from ray.tune.search import Searcher
 from kd_tune import records
 from kd_tune.config import SearchConfig
 from kd_tune.curve_table import CurveTable
-from kd_tune.ledger import RunState
+from kd_tune.ledger import Event, RunState
 from kd_tune.ranges import Choice, FloatRange, IntRange
 from kd_tune.records import DISTIL, METRIC, finite_or_none
 from kd_tune.scheduler import Referee, RunScheduler
@@ -56,10 +56,12 @@ class MemoryRun:
     """A run without a folder: what searcher and scheduler need of one."""
 
     state: RunState = field(default_factory=RunState)
+    events: list[Event] = field(default_factory=list)
 
     def record(self, event: str, **fields: Any) -> None:
-        """Folds an event into the state."""
-        self.state.apply(finite_or_none({"event": event, **fields}))
+        """Keeps an event, and folds it into the state."""
+        self.events.append(finite_or_none({"event": event, **fields}))
+        self.state.apply(self.events[-1])
 
 
 class OwnSearch:

@@ -35,6 +35,7 @@ from kd_tune.ledger import (
     already_there,
     checkpoints_of,
     no_run,
+    ranked,
     read_events,
 )
 from kd_tune.manifest import hardware, versions
@@ -314,8 +315,7 @@ class _CheckpointKeeper:
             return
         stopped = state.trials[event["trial"]]
         rivals = [trial for trial in state.of_arm(stopped.arm) if trial.stratum == stopped.stratum]
-        ended = [trial for trial in rivals if trial.usable and trial.end is not None]
-        ranked = sorted(ended, key=lambda trial: (-(trial.value or 0.0), trial.number))
-        useless = [trial for trial in rivals if trial.end == "diverged"] + ranked[KEPT_CHECKPOINTS:]
+        best_first = ranked(trial for trial in rivals if trial.end is not None)
+        useless = [trial for trial in rivals if trial.end == "diverged"] + best_first[KEPT_CHECKPOINTS:]
         for trial in useless:
             shutil.rmtree(checkpoints_of(self._folder, trial.number), ignore_errors=True)  # gone already, or next time
