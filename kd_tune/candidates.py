@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from kd_tune import ledger
 from kd_tune.confirmation import Candidate, Plan
 from kd_tune.ledger import RunState, TrialState
 from kd_tune.records import DISTIL
@@ -58,13 +59,8 @@ def leading_arm(arms: Iterable[str]) -> str:
 
 
 def ranked(trials: Sequence[TrialState]) -> list[TrialState]:
-    """Usable trials that have ended, best first.
-
-    By their last value, whatever their epochs: under a schedule that ends at a small rate an early value is nearly a
-    lower bound of the end's, and a trial that is never pruned reaches the end without having been good.
-    """
-    usable = [trial for trial in trials if trial.usable and trial.end is not None]
-    return sorted(usable, key=lambda trial: (-(trial.value or 0.0), trial.number))
+    """Usable trials that have ended, best first (`ledger.ranked`)."""
+    return ledger.ranked(trial for trial in trials if trial.end is not None)
 
 
 def trials_of_student(trials: Sequence[TrialState], space: Space, student: Mapping[str, Any]) -> list[TrialState]:

@@ -29,6 +29,7 @@ from kd_tune.terminal import (
     NameOption,
     RunsOption,
     SetOption,
+    check_resumed_alone,
     make_console,
     run_folder,
     stoppable,
@@ -90,11 +91,8 @@ def search(
     seconds = None if time_budget is None else parse_duration(time_budget)
     launch = searching.Launch(data, address, seconds, extend, tuple(warm_start or ()))
     if resume is not None:
-        if file or name or overrides or num_trials or warm_start:
-            raise ConfigError(
-                "--resume takes its search file from the run; "
-                "only --extend, --data, --address, --time-budget and --allow-code go with it"
-            )
+        with_it = "--extend, --data, --address, --time-budget and --allow-code"
+        check_resumed_alone(with_it, file, name, overrides, num_trials, warm_start)
         folder = resume
         with stoppable(f"go on with: {_interpreter()} run_search.py --resume {folder}"):
             state = searching.resume(folder, launch, console)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,10 +35,11 @@ from kd_tune.ledger import (
     already_there,
     checkpoints_of,
     no_run,
+    ranked,
     read_events,
 )
 from kd_tune.manifest import hardware, versions
-from kd_tune.paths import read_record
+from kd_tune.paths import read_record, written_whole
 from kd_tune.prepare import PreparedTeacher, prepare
 from kd_tune.records import TeacherPlace
 from kd_tune.scheduler import Referee, RunScheduler, replay_verdicts
@@ -49,7 +50,7 @@ from kd_tune.space import Space
 from kd_tune.strata import Students
 from kd_tune.strict_yaml import dump_yaml
 from kd_tune.trainable import RunContext
-from kd_tune.warm_start import check_equal, read_earlier, record_known
+from kd_tune.warm_start import EarlierRun, check_equal, read_earlier, record_known
 from kd_tune.watch import watching
 
 
@@ -94,9 +95,9 @@ def start(file: SearchFile, folder: Path, launch: Launch, console: Console) -> R
     students = students_by_size(file, spaces, dataset)
     prepared = prepare(file.trial, dataset, source, console)
     check_equal(earlier, teachers=_fingerprints(prepared))
-    run = Run.create(folder, dump_yaml(resolved(file)), _manifest(file, dataset, prepared, source))
-    for line in record_known(run, earlier, list(spaces), students):
+    for line in make_run(folder, file, _manifest(file, dataset, prepared, source), earlier, students):
         console.print(line)
+    run = Run(folder)
     try:
         launch = replace(launch, source=source)
         return run_trials(run, file, spaces, _places(prepared), launch, console, students)
@@ -104,6 +105,23 @@ def start(file: SearchFile, folder: Path, launch: Launch, console: Console) -> R
         if not run.state.trials:  # the cluster was not there, or cannot hold a trial
             shutil.rmtree(folder)
         raise
+
+
+def make_run(
+    folder: Path, file: SearchFile, manifest: Manifest, earlier: Sequence[EarlierRun], students: Students | None
+) -> list[str]:
+    """Makes a new run with all that it learns from, or nothing: a part of it would be gone on with in silence.
+
+    Returns:
+        Lines that say what it learns from.
+
+    Raises:
+        ConfigError: the name is taken, or the place cannot be written.
+    """
+    arms = list(file.search.trials_by_arm())
+    content = dump_yaml(resolved(file))
+    with written_whole(folder) as temporary, closing(Run.create(temporary, content, manifest)) as run:
+        return record_known(run, earlier, arms, students)
 
 
 def resume(folder: Path, launch: Launch, console: Console) -> RunState:
@@ -297,8 +315,7 @@ class _CheckpointKeeper:
             return
         stopped = state.trials[event["trial"]]
         rivals = [trial for trial in state.of_arm(stopped.arm) if trial.stratum == stopped.stratum]
-        ended = [trial for trial in rivals if trial.usable and trial.end is not None]
-        ranked = sorted(ended, key=lambda trial: (-(trial.value or 0.0), trial.number))
-        useless = [trial for trial in rivals if trial.end == "diverged"] + ranked[KEPT_CHECKPOINTS:]
+        best_first = ranked(trial for trial in rivals if trial.end is not None)
+        useless = [trial for trial in rivals if trial.end == "diverged"] + best_first[KEPT_CHECKPOINTS:]
         for trial in useless:
             shutil.rmtree(checkpoints_of(self._folder, trial.number), ignore_errors=True)  # gone already, or next time
