@@ -130,10 +130,10 @@ class RunSearcher(Searcher):
         return next((draw for draw in draws if draw is not None), None)
 
     def _draw_in(self, stratum: int, arm: str) -> Draw | None:
-        """A draw whose student lies in a stratum.
+        """A draw whose student lies in a stratum: one of those known, to which the sampler says the rest.
 
-        Where the sampler does not come there by itself, because it has learnt that other sizes are better or hardly any
-        draw is of this one, the student is one of those known, and the sampler has the rest to say.
+        Left to itself the sampler would come to the sizes that it has learnt are better, and had to be asked ten times
+        for another; small strata it might never meet.
         """
         known = self._known_students().of_stratum(stratum, self._run.state.strata)
         given = known[self._seed_of_next(arm) % len(known)] if known else None

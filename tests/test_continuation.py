@@ -18,7 +18,7 @@ from kd_tune.ledger import Event, Run, RunState, read_events, replay
 from tests.driven import Driven, MemoryRun, launch, memory_run, proposals_in, spaces_of
 from tests.searches import toy_manifest
 
-SEEDS = (0, 1, 3)
+SEEDS = (1, 3, 4)
 
 
 def search(
