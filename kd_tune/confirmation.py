@@ -233,15 +233,16 @@ def shown_arms(confirmation: Confirmation) -> pd.DataFrame:
     """`arms_table` as a person reads it."""
     rows = [
         {
-            "student": f"{row['student']}, {row['num_parameters']:,} parameters",
+            "student": row["student"],
+            "parameters": f"{row['num_parameters']:,}",
             "arm": row["arm"],
             "trial": str(row["trial"]),
             "test accuracy": f"{row['test_accuracy']:.2%}",
             "sd, points": f"{100 * row['sd']:.2f}",
             "95 % interval": f"{100 * row['low']:.2f} to {100 * row['high']:.2f}",
             "validation": f"{row['val_accuracy']:.2%}",
-            "search's trials": str(row["search_trials"]),
-            "search's maximum": _percent(row["search_maximum"]),
+            "trials in search": str(row["search_trials"]),
+            "maximum in search": _percent(row["search_maximum"]),
             "shrunken": _percent(row["search_shrunken"]),
         }
         for row in arms_table(confirmation).to_dict("records")
@@ -272,6 +273,7 @@ def findings(confirmation: Confirmation) -> list[str]:
         for arm in confirmation.arms
         if not arm.search_trials
     ]
+    lines += [text for arm in confirmation.arms if (text := _unstable(arm))]
     lines += [f"left out: {reason}" for reason in confirmation.left_out]
     for teacher, knows in confirmation.knows_validation_images.items():
         if knows:
@@ -279,3 +281,15 @@ def findings(confirmation: Confirmation) -> list[str]:
         elif knows is None:
             lines.append(f"nobody can tell whether teacher {teacher} learnt from the validation images")
     return lines
+
+
+def _unstable(arm: ConfirmedArm) -> str:
+    """What to say of an arm some of whose trainings came to little: its mean and interval describe no training."""
+    failed = sum(accuracy < max(arm.val_accuracies) / 2 for accuracy in arm.val_accuracies)
+    if not failed:
+        return ""
+    return (
+        f"{arm.student}, {arm.arm}: {failed} of {len(arm.val_accuracies)} trainings ended below half of the best one's "
+        f"validation accuracy ({min(arm.val_accuracies):.2%} against {max(arm.val_accuracies):.2%}): this "
+        "configuration trains with some seeds only; look for a calmer one, such as a lower learning rate"
+    )

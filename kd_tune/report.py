@@ -64,7 +64,9 @@ def write(folder: Path, console: Console) -> Path:
 def show(confirmed: Confirmation, console: Console) -> None:
     """Prints what a confirmation found."""
     console.print(f"\n{_title(confirmed)}", style="bold")
-    console.print(_table(confirmation.shown_arms(confirmed)))
+    for student, rows in confirmation.shown_arms(confirmed).groupby("student", sort=False):
+        title = f"{student}, {rows['parameters'].iloc[0]} parameters"
+        console.print(_table(rows.drop(columns=["student", "parameters", "trial"]), title))
     for line in (*confirmation.findings(confirmed), *confirmation.configurations(confirmed)):
         console.print(f"  {line}")
 

@@ -171,8 +171,8 @@ def test_an_arm_that_the_search_never_had_at_the_student_has_empty_cells() -> No
     moved = {"search_trials": 0, "search_maximum": None, "search_shrunken": None}
     found.arms[1] = found.arms[1].model_copy(update=moved)
     table = confirmation.shown_arms(found)
-    assert table["search's trials"].tolist()[:2] == ["8", "0"]
-    assert table[["search's maximum", "shrunken"]].to_numpy().tolist()[:2] == [["96.50%", "95.70%"], ["", ""]]
+    assert table["trials in search"].tolist()[:2] == ["8", "0"]
+    assert table[["maximum in search", "shrunken"]].to_numpy().tolist()[:2] == [["96.50%", "95.70%"], ["", ""]]
     (said,) = [line for line in confirmation.findings(found) if "moved" in line]
     assert said.startswith("studentnet width=0.5: the search has no trial of cross_entropy with it")
     assert plots.confirmed(confirmation.arms_table(found)).axes
@@ -181,6 +181,15 @@ def test_an_arm_that_the_search_never_had_at_the_student_has_empty_cells() -> No
 def test_a_control_that_wins_is_said_to_win() -> None:
     lost = toy_confirmation().comparisons[0].model_copy(update={"difference": -0.02, "low": -0.03, "high": -0.01})
     assert lost.sentence() == "cross_entropy beats distil by 2.00 points (1.00 to 3.00; p 0.01)"
+
+
+def test_trainings_that_came_to_nothing_are_told() -> None:
+    found = toy_confirmation()
+    assert not [line for line in confirmation.findings(found) if "trainings ended below" in line]
+    fallen = found.arms[1].model_copy(update={"val_accuracies": [0.9, 0.1]})
+    lines = confirmation.findings(found.model_copy(update={"arms": [found.arms[0], fallen]}))
+    (line,) = [line for line in lines if "trainings ended below" in line]
+    assert line.startswith(f"{fallen.student}, cross_entropy: 1 of 2 trainings ended below half of the best one's")
 
 
 # What is refused before anything is trained.
