@@ -53,6 +53,8 @@ from kd_tune.trainable import RunContext
 from kd_tune.warm_start import EarlierRun, check_equal, read_earlier, record_known
 from kd_tune.watch import watching
 
+MOST_NAMED = 10  # trials that go on and are named one by one
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -292,16 +294,18 @@ def _announce(run: Run, file: SearchFile, referee: Referee, console: Console) ->
     if run.state.trials:
         ended = sum(trial.end is not None for trial in run.state.trials.values())
         console.print(
-            f"going on: {ended} trials have ended, {_numbers(run.state.unfinished())} continue, "
+            f"going on: {ended} trials have ended, {name_trials(run.state.unfinished())} continue, "
             f"{run.state.num_missing()} are still to come"
         )
     console.print(f"watch: tensorboard --logdir {run.folder}")
 
 
-def _numbers(trials: list[TrialState]) -> str:
-    """How many trials, and which."""
+def name_trials(trials: list[TrialState]) -> str:
+    """How many trials, and which of them if they are few."""
     names = ", ".join(str(trial.number) for trial in trials)
-    return f"{len(trials)} (trial {names})" if trials else "none"
+    if not trials:
+        return "none"
+    return f"{len(trials)} (trial {names})" if len(trials) <= MOST_NAMED else str(len(trials))
 
 
 class _CheckpointKeeper:
