@@ -49,18 +49,13 @@ def resume(folder: Path, launch: search.Launch, console: Console) -> RunState:
 
 
 def check_target(path: Path) -> None:
-    """Makes the folder that a table will lie in, before hours of training.
-
-    Raises:
-        ConfigError: a table cannot be written to `path`.
-    """
+    """Raises ConfigError if a table cannot be written to `path`: tried before hours of training, leaving nothing."""
     if path.suffix != ".parquet":
         raise ConfigError(f"--out {path}: a table's name ends in .parquet")
     if path.exists():
         raise ConfigError(f"--out {path}: there is a table of this name; take another, or delete it first")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
+        with tempfile.TemporaryFile(dir=next(parent for parent in path.absolute().parents if parent.exists())):
             pass
     except OSError as error:
         raise ConfigError(f"--out {path}: nothing can be written there: {error.strerror}") from None

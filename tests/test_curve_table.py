@@ -126,6 +126,11 @@ def test_a_table_that_cannot_be_written_is_refused_before_training(tmp_path: Pat
         check_target(tmp_path / name)
 
 
+def test_to_try_whether_a_table_can_be_written_leaves_nothing(tmp_path: Path) -> None:
+    check_target(tmp_path / "new" / "folder" / "table.parquet")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["mnist5k", "cifar10"])
 def test_tables_in_the_repository_are_whole(name: str) -> None:
     table = curve_table.read(TABLES / f"{name}.parquet")
