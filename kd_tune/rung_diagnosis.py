@@ -47,7 +47,12 @@ def rungs(tables: RunTables) -> pd.DataFrame:
         The columns of `rank_correlation`, and `best`: how many trials are the tenth that ends best, at least one;
         `best_stopped`: how many of these would have been stopped by then. Empty if no trial can tell.
     """
-    epochs, evidence = judged_epochs(tables), _evidence(tables)
+    return _rungs(_evidence(tables), tables)
+
+
+def _rungs(evidence: pd.DataFrame, tables: RunTables) -> pd.DataFrame:
+    """`rungs`, from its evidence."""
+    epochs = judged_epochs(tables)
     table = _correlations(evidence, tables, epochs)
     if evidence.empty:
         return table.iloc[:0].assign(best=0, best_stopped=0)
@@ -85,9 +90,10 @@ def advice(tables: RunTables) -> Finding | None:
     """Whether pruning can stay as it is; where there is doubt, it can. None if trials have no early epoch."""
     if not judged_epochs(tables):
         return None
-    evidence, table = _evidence(tables), rungs(tables)
+    evidence = _evidence(tables)
     if _freedom(evidence) < MIN_FREEDOM:
         return _too_few(tables, len(evidence))
+    table = _rungs(evidence, tables)
     pooled = table[table["arm"] == table["arm"].iloc[0]]
     if math.isnan(pooled["rho"].iloc[0]):
         return Finding(f"all {len(evidence)} trials that had to reach the end ended alike: nothing to judge by", False)
