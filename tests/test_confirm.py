@@ -12,20 +12,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from kd_tune import cli, confirm, confirmation, plots, report
+from kd_tune import cli, confirm, confirmation, report
 from kd_tune.candidates import make_plan
 from kd_tune.checkpoint import WEIGHTS, newest
 from kd_tune.confirm import Request, confirmation_number
-from kd_tune.confirm_figures import choose, make_figures
 from kd_tune.confirmation import Confirmation
 from kd_tune.data import npz
 from kd_tune.errors import ConfigError
 from kd_tune.export import load_student
-from kd_tune.ledger import Run, RunState, checkpoints_of, read_events, replay
+from kd_tune.ledger import Run, checkpoints_of, read_events, replay
 from kd_tune.paths import read_json, write_json
 from kd_tune.search import Launch, resume
 from tests.confirmations import SPACE, begin, candidate, search_state, toy_confirmation, toy_plan, write_run
-from tests.searches import toy_manifest
 
 QUIET = Console(quiet=True)
 REQUEST = Request(top=1, num_seeds=2)
@@ -86,112 +84,6 @@ def test_what_was_begun_is_gone_on_with_before_another_is_begun(tmp_path: Path) 
         confirmation_number(tmp_path, [], again=True)
 
 
-# What is chosen, and what is said of it.
-
-
-def retrained(*ends: tuple[str, float]) -> RunState:
-    """Trainings that ended so, in the order of their numbers; two arms, two candidates of the first."""
-    state = search_state(distil=[(0.5, 6, value) for _, value in ends])
-    for trial, (end, _) in zip(state.trials.values(), ends, strict=True):
-        trial.end = end  # type: ignore[assignment]
-    return state
-
-
-PLAN = toy_plan(candidate("distil", 10), candidate("distil", 11), candidate("cross_entropy", 12))
-UNCONFIRMED = "was trained to the end with every seed"
-
-
-def test_the_best_mean_over_seeds_is_chosen_not_the_best_seed() -> None:
-    values = [0.99, 0.90, 0.80, 0.70, 0.90, 0.80, 0.70, 0.90, 0.80]
-    chosen, left_out = choose(PLAN, retrained(*(("completed", value) for value in values)))
-    assert [one.candidate.trial for one in chosen] == [11, 12]
-    assert left_out == []
-
-
-def test_a_configuration_with_a_seed_that_diverged_is_not_chosen() -> None:
-    ends = ["completed", "diverged", "completed", "completed", "completed", "failed"] + ["completed"] * 3
-    chosen, left_out = choose(PLAN, retrained(*((end, 0.8) for end in ends)))
-    assert [one.candidate.trial for one in chosen] == [10]
-    assert left_out == [f"studentnet width=0.5, cross_entropy: no configuration {UNCONFIRMED}"]
-
-
-def test_a_student_that_the_leading_arm_cannot_be_trained_at_is_left_out_with_its_controls() -> None:
-    """Test images would be opened for a control that nothing can be compared with."""
-    plan = toy_plan(*(candidate(arm, 0, student) for student in (0, 1) for arm in ("distil", "cross_entropy")), top=1)
-    chosen, left_out = choose(plan, retrained(("diverged", 0.8), *[("completed", 0.8)] * 11))
-    assert [(one.candidate.arm, one.candidate.student) for one in chosen] == [("distil", 1), ("cross_entropy", 1)]
-    assert left_out == [f"studentnet width=0.5, all arms: no configuration of distil {UNCONFIRMED}"]
-
-
-def test_fewer_candidates_than_were_asked_for_are_said() -> None:
-    plan = toy_plan(candidate("distil", 0), candidate("cross_entropy", 1), top=2)
-    _, left_out = choose(plan, retrained(*[("completed", 0.8)] * 6))
-    assert left_out == [
-        "studentnet width=0.5: configurations of every arm after the best 1, because an arm has no more"
-    ]
-
-
-@pytest.mark.parametrize(("values", "median"), [([0.7, 0.9, 0.8], 2), ([0.9, 0.7, 0.8, 0.6], 1), ([0.8, 0.8, 0.8], 1)])
-def test_the_exported_seed_is_the_lower_median(values: list[float], median: int) -> None:
-    plan = toy_plan(candidate("distil", 0), num_seeds=len(values))
-    ((one,), _) = choose(plan, retrained(*(("completed", value) for value in values)))
-    assert one.median.number == median
-
-
-def test_figures_compare_distillation_with_every_control_at_the_same_student() -> None:
-    arms = [("distil", 0), ("cross_entropy", 0), ("label_smoothing", 0), ("distil", 1), ("cross_entropy", 1)]
-    plan = toy_plan(*(candidate(arm, number, student) for number, (arm, student) in enumerate(arms)))
-    search = search_state(**{arm: [(0.5, 6, 0.9), (0.25, 6, 0.8)] for arm in dict(arms)})
-    chosen, left_out = choose(plan, retrained(*[("completed", 0.8)] * 15))
-    rates = np.array([0.95, 0.6, 0.95, 0.9, 0.9]).reshape(5, 1, 1)
-    right = np.random.RandomState(0).random_sample((5, 3, 400)) < rates
-    spaces = dict.fromkeys(search.quota, SPACE)
-    found = make_figures(search, spaces, toy_manifest(), plan, chosen, left_out, right)
-    assert [(one.student, one.control) for one in found.comparisons] == [
-        ("studentnet width=0.5", "cross_entropy"),
-        ("studentnet width=0.5", "label_smoothing"),
-        ("studentnet width=0.25", "cross_entropy"),
-    ]
-    beaten, equal, _ = found.comparisons
-    assert beaten.sentence().startswith("distil beats cross_entropy by 3")
-    assert equal.sentence().startswith("not decidable whether distil or label_smoothing is better")
-    assert [arm.search_maximum for arm in found.arms] == [0.9, 0.9, 0.9, 0.8, 0.8]
-    assert found.arms[0].test_accuracies == right[0].mean(1).tolist()
-
-
-def test_what_no_control_was_compared_for_is_said() -> None:
-    alone = toy_confirmation().model_copy(update={"comparisons": [], "search_arms": ["distil"]})
-    assert confirmation.findings(alone) == ["no control: there is nothing to compare distillation with"]
-    lost = alone.model_copy(update={"search_arms": ["distil", "cross_entropy"], "left_out": ["cross_entropy: why"]})
-    assert confirmation.findings(lost) == ["left out: cross_entropy: why"]
-
-
-def test_an_arm_that_the_search_never_had_at_the_student_has_empty_cells() -> None:
-    found = toy_confirmation()
-    moved = {"search_trials": 0, "search_maximum": None, "search_shrunken": None}
-    found.arms[1] = found.arms[1].model_copy(update=moved)
-    table = confirmation.shown_arms(found)
-    assert table["trials in search"].tolist()[:2] == ["8", "0"]
-    assert table[["maximum in search", "shrunken"]].to_numpy().tolist()[:2] == [["96.50%", "95.70%"], ["", ""]]
-    (said,) = [line for line in confirmation.findings(found) if "moved" in line]
-    assert said.startswith("studentnet width=0.5: the search has no trial of cross_entropy with it")
-    assert plots.confirmed(confirmation.arms_table(found)).axes
-
-
-def test_a_control_that_wins_is_said_to_win() -> None:
-    lost = toy_confirmation().comparisons[0].model_copy(update={"difference": -0.02, "low": -0.03, "high": -0.01})
-    assert lost.sentence() == "cross_entropy beats distil by 2.00 points (1.00 to 3.00; p 0.01)"
-
-
-def test_trainings_that_came_to_nothing_are_told() -> None:
-    found = toy_confirmation()
-    assert not [line for line in confirmation.findings(found) if "trainings ended below" in line]
-    fallen = found.arms[1].model_copy(update={"val_accuracies": [0.9, 0.1]})
-    lines = confirmation.findings(found.model_copy(update={"arms": [found.arms[0], fallen]}))
-    (line,) = [line for line in lines if "trainings ended below" in line]
-    assert line.startswith(f"{fallen.student}, cross_entropy: 1 of 2 trainings ended below half of the best one's")
-
-
 # What is refused before anything is trained.
 
 
@@ -214,7 +106,7 @@ def test_a_confirmation_is_not_confirmed_itself(tmp_path: Path) -> None:
     """It would open the test set, and the search's count would not know."""
     run = write_run(tmp_path / "run", distil=[(0.5, 6, 0.9)])
     place = write_run(run / "confirmation", distil=[(0.5, 6, 0.9)])
-    write_json(place / confirmation.PLAN, PLAN.model_dump())
+    write_json(place / confirmation.PLAN, toy_plan(candidate("distil", 10)).model_dump())
     with pytest.raises(
         ConfigError, match=r"this is a confirmation; confirm the search itself: kd-tune confirm .*/run$"
     ):
