@@ -51,6 +51,15 @@ def test_intervals_hold_the_truth_and_identical_arms_are_rarely_called_different
     assert wrong / runs < 0.05 + 0.015
 
 
+@pytest.mark.parametrize("seed", [2, 7, 10])
+def test_where_arms_differ_by_their_seeds_alone_the_test_is_welchs(seed: int) -> None:
+    random = np.random.default_rng(seed)  # such that images differ from each other no more than by chance
+    difficulty = random.random(2000)
+    first, second = (random.random((4, 2000)) < difficulty for _ in range(2))
+    expected = stats.ttest_ind(first.mean(1), second.mean(1), equal_var=False)
+    assert statistics.difference(first, second).p_value == pytest.approx(expected.pvalue)
+
+
 def test_intervals_hold_though_one_of_three_was_chosen_by_the_same_trainings() -> None:
     """The luck of seeds is passed on whole, as if validation images were without end. Bounds as above, but for the
     difference's interval, which is too wide: the best of three means varies less than a mean."""
