@@ -74,9 +74,8 @@ def _retrained(plan: Plan, state: RunState, group: Group) -> Chosen | str:
         return "no configuration that was trained to the end with every seed"
     one = Chosen(plan.candidates[place], [state.trials[number] for number in reported(plan, group)])
     if not one.is_whole:
-        return (
-            f"no figure, because trial {one.candidate.trial}, chosen for it, did not reach the end with every new seed"
-        )
+        trial = one.candidate.trial
+        return f"no figure, because the configuration of trial {trial} did not reach the end with every fresh seed"
     return one
 
 
