@@ -1,10 +1,10 @@
 """Whether `kd-tune confirm`'s intervals hold the truth, and how often it calls identical arms different.
 
-A run is a whole confirmation of three identical arms. Each has K candidates, identical too. Of several each is trained on
-C seeds, half of S, and the one with the best mean accuracy on the validation images is chosen. Then the chosen one, or
-the only one, is trained on S other seeds, and these trainings answer the test images, which are the same for all arms:
-an arm's accuracy with its interval, the first arm's differences from the other two, and Holm's adjustment. Counted over
-runs:
+A run is a whole confirmation of three identical arms. Each has K candidates, identical too. Of several each is trained
+on C seeds, half of S, and the one with the best mean accuracy on the validation images is chosen. Then the chosen one,
+or the only one, is trained on S other seeds, and these trainings answer the test images, which are the same for all
+arms: an arm's accuracy with its interval, the first arm's differences from the other two, and Holm's adjustment.
+Counted over runs:
 
 - how often the interval of an accuracy holds the accuracy expected over all seeds and images (promised: 93 to 97 %);
 - how often that of a difference holds 0 (the same);
@@ -113,12 +113,14 @@ def _means(found: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _train(random: np.random.Generator, setting: dict[str, Any], centre: float, seed_effect: float) -> np.ndarray:
-    """`[A, S]`: the effects of the seeds that every arm's chosen candidate is reported with."""
+    """`[A, S]`: the effects of the trainings that are reported, of every arm's chosen candidate."""
     num_candidates, seeds = setting["candidates"], setting["seeds"]
-    choosing = num_choosing(seeds) if num_candidates > 1 else 0
-    effects = seed_effect * random.standard_normal((NUM_ARMS, num_candidates, choosing + seeds))
-    best = _choose(random, setting, centre, effects[..., :choosing]) if choosing else np.zeros(NUM_ARMS, int)
-    chosen: np.ndarray = effects[np.arange(NUM_ARMS), best, choosing:]
+    reported = seed_effect * random.standard_normal((NUM_ARMS, num_candidates, seeds))
+    if num_candidates == 1:
+        return reported[:, 0]
+    choosing = seed_effect * random.standard_normal((NUM_ARMS, num_candidates, num_choosing(seeds)))
+    best = _choose(random, setting, centre, choosing)
+    chosen: np.ndarray = reported[np.arange(NUM_ARMS), best]
     return chosen
 
 
@@ -180,7 +182,7 @@ def _markdown(result: dict[str, Any]) -> str:
     counts = sorted({row["candidates"] for row in rows} - {1})
     by_count = [f"- {k}: {_summary([row for row in rows if row['candidates'] == k])}." for k in counts]
     seeds = USUAL["seeds"]
-    work = [f"{k * num_choosing(seeds) + seeds} trainings an arm for {k}" for k in counts]
+    work = [f"{k * num_choosing(seeds) + seeds} trainings an arm for {k} candidates" for k in counts]
     broken = [f"- {line}" for row in rows for line in _broken(row, runs)]
     wide = [row for row in rows if max(row[name] for name in INTERVALS) > PROMISED[1]]
     header = ["candidates", "accuracy", "sd over seeds, points", "seeds", "test images", "difficulty in common"]
@@ -196,17 +198,17 @@ truth in {_extremes(plain, "bootstrap_accuracy_held")} (accuracy) and {_extremes
 ## With a choice
 
 With so many candidates an arm, all identical, so that nothing but luck can be chosen: each is trained on half as many
-seeds, one is chosen by them on {VALIDATION_IMAGES:,} validation images, and other trainings of it are reported:
+seeds, one is chosen by its mean on {VALIDATION_IMAGES:,} validation images, and other trainings of it are reported:
 
 {chr(10).join(by_count)}
 
-What is reported had no part in the choice, so the choice costs no truth, only trainings: with {seeds} seeds
-{", ".join(work)}.
+What is reported had no part in the choice, so the choice is paid with trainings instead of a bias: with {seeds} seeds,
+{", ".join(work)}, and {seeds} where there is nothing to choose.
 
-## What breaks the promise
+## Outside of the promise
 
-Promised are intervals that hold in 93 to 97 % of runs, and at most 5 % of identical arms called different. Less, or
-more, with two standard errors:
+Promised are intervals that hold in 93 to 97 % of runs, and at most 5 % of identical arms called different. What
+misleads beyond that, with two standard errors:
 
 {chr(10).join(broken) or "- nothing"}
 

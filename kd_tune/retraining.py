@@ -40,7 +40,7 @@ class Training:
 def num_choosing(num_seeds: int) -> int:
     """On how many seeds each of several candidates is trained before one of them is trained on `num_seeds`.
 
-    Half as many: so three candidates cost no more than if all had been trained on `num_seeds`.
+    Half as many: from three seeds on, three candidates then cost no more than if all were trained on `num_seeds`.
     """
     return max(2, math.ceil(num_seeds / 2))
 
