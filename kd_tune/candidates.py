@@ -29,7 +29,7 @@ def make_plan(
         state: the search's.
         spaces: by arm.
         top: candidates of an arm at a student, at most.
-        num_seeds: trainings of each.
+        num_seeds: trainings that are reported, of every chosen one.
         all_students: every student, not only the best.
         seed: of the confirmation.
 
@@ -48,7 +48,7 @@ def make_plan(
             arm: _distinct(own[arm] or [_moved(index, trial, leading_draw) for trial in trials[arm]], spaces[arm])
             for arm in trials
         }
-        candidates += _equally_many(found, top)
+        candidates += [candidate for mine in found.values() for candidate in mine[:top]]
     return Plan(seed=seed, top=top, num_seeds=num_seeds, students=students, trials=counts, candidates=candidates)
 
 
@@ -134,12 +134,6 @@ def _distinct(candidates: Sequence[Candidate], space: Space) -> list[Candidate]:
     for candidate in candidates:
         first.setdefault(_key(space.fill(candidate.draw)), candidate)
     return list(first.values())
-
-
-def _equally_many(found: Mapping[str, Sequence[Candidate]], top: int) -> list[Candidate]:
-    """The best few of every arm that has any, as many of each: the luckiest of more would be better by luck alone."""
-    count = min(top, *(len(candidates) for candidates in found.values() if candidates))
-    return [candidate for candidates in found.values() for candidate in candidates[:count]]
 
 
 def _key(section: Mapping[str, Any]) -> str:

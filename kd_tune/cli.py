@@ -137,8 +137,13 @@ def analyze(
 @app.command()
 def confirm(
     run: Annotated[Path, typer.Argument(help="The folder of a search that has ended.")],
-    top: Annotated[int, typer.Option(help="Configurations of every arm that are trained again; at most 3.")] = 3,
-    seeds: Annotated[int, typer.Option(help="Trainings of each, on fresh seeds; at least 2.")] = 5,
+    top: Annotated[
+        int,
+        typer.Option(help="Best configurations of every arm of which one is chosen, each trained on half of --seeds."),
+    ] = 3,
+    seeds: Annotated[
+        int, typer.Option(help="Trainings of the chosen one, on seeds that had no part in the choice; at least 2.")
+    ] = 5,
     students: Annotated[
         Students | None,
         typer.Option(
@@ -155,7 +160,7 @@ def confirm(
     address: AddressOption = None,
     allow_code: AllowOption = None,
 ) -> None:
-    """Train a search's best again on fresh seeds, choose one an arm, and measure it on the test images."""
+    """Train a search's best again, choose one an arm, and measure trainings of it on fresh seeds on the test images."""
     from kd_tune import confirm as confirming
     from kd_tune import report, user_code
     from kd_tune.search import Launch

@@ -1,4 +1,4 @@
-"""From answers on test images to figures: one configuration an arm, its interval, and how it compares.
+"""From answers on test images to figures: each arm's chosen configuration, its interval, and how it compares.
 
 Pure functions of two runs, the search and the retrainings.
 
@@ -17,18 +17,17 @@ from kd_tune import candidates, statistics
 from kd_tune.confirmation import Candidate, Comparison, Confirmation, ConfirmedArm, Plan
 from kd_tune.ledger import Manifest, RunState, TrialState
 from kd_tune.records import DISTIL
+from kd_tune.retraining import Group, best_candidate, groups_of, reported
 from kd_tune.space import Space
-
-TO_THE_END = "was trained to the end with every seed"
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A configuration that was chosen for its arm at a student.
+    """A configuration that was chosen for its arm at a student, or is its only one.
 
     Attributes:
         candidate: what it was in the search.
-        trainings: as the retrainings' ledger has them, one a seed.
+        trainings: those that are reported, as the retrainings' ledger has them, one a seed.
     """
 
     candidate: Candidate
@@ -40,52 +39,44 @@ class Chosen:
         return all(trial.end == "completed" for trial in self.trainings)
 
     @property
-    def val_accuracy(self) -> float:
-        """The mean over seeds."""
-        return float(np.mean([trial.value or 0.0 for trial in self.trainings]))
-
-    @property
     def median(self) -> TrialState:
         """The training with the median validation accuracy; of two in the middle the lower."""
         return sorted(self.trainings, key=lambda trial: (trial.value, trial.number))[(len(self.trainings) - 1) // 2]
 
 
-def choose(plan: Plan, state: RunState) -> tuple[list[Chosen], list[str]]:
-    """One configuration for every arm and student: the best mean validation accuracy over seeds, of equals the first.
+def collect(plan: Plan, state: RunState) -> tuple[list[Chosen], list[str]]:
+    """The chosen configuration of every arm and student, with its trainings.
 
-    Only configurations whose every training came to its end take part: one that diverges on some seeds has no mean.
-    A student without such a one of the leading arm has nothing to compare its controls with, so it is left out.
+    Only one whose every training came to its end has a figure. A student at which the leading arm has none has nothing
+    to compare its controls with, so it is left out.
 
     Returns:
-        The choices by student and arm, and what there is no choice for, in words.
+        Them by student and arm, and what there is no figure for, in words.
     """
     chosen, left_out = [], []
     for index, (section, counts) in enumerate(zip(plan.students, plan.trials, strict=True)):
         student, leader = candidates.describe(section), candidates.leading_arm(counts)
-        tried = {arm: _tried(plan, state, index, arm) for arm in counts}
-        whole = {arm: [one for one in found if one.is_whole] for arm, found in tried.items()}
-        if not whole[leader]:
-            left_out.append(f"{student}, all arms: no configuration of {leader} {TO_THE_END}")
+        found = {arm: _retrained(plan, state, (index, arm)) for arm in counts}
+        if isinstance(found[leader], str):
+            left_out.append(f"{student}, all arms: {leader} has {found[leader]}")
             continue
-        if (count := len(tried[leader])) < plan.top:
-            left_out.append(
-                f"{student}: configurations of every arm after the best {count}, because an arm has no more"
-            )
-        chosen += [max(found, key=lambda one: one.val_accuracy) for found in whole.values() if found]
-        left_out += [
-            f"{student}, {arm}: {f'no configuration {TO_THE_END}' if tried[arm] else 'the search has no usable trial'}"
-            for arm, found in whole.items()
-            if not found
-        ]
+        chosen += [one for one in found.values() if isinstance(one, Chosen)]
+        left_out += [f"{student}: {arm} has {lack}" for arm, lack in found.items() if isinstance(lack, str)]
     return chosen, left_out
 
 
-def _tried(plan: Plan, state: RunState, student: int, arm: str) -> list[Chosen]:
-    return [
-        Chosen(candidate, [state.trials[number] for number in plan.trainings_of(place)])
-        for place, candidate in enumerate(plan.candidates)
-        if (candidate.student, candidate.arm) == (student, arm)
-    ]
+def _retrained(plan: Plan, state: RunState, group: Group) -> Chosen | str:
+    """A group's choice with its trainings, or what it lacks."""
+    if group not in groups_of(plan):
+        return "no usable trial in the search"
+    place = best_candidate(plan, state, group)
+    if place is None:
+        return "no configuration that was trained to the end with every seed"
+    one = Chosen(plan.candidates[place], [state.trials[number] for number in reported(plan, group)])
+    if not one.is_whole:
+        trial = one.candidate.trial
+        return f"no figure, because the configuration of trial {trial} did not reach the end with every fresh seed"
+    return one
 
 
 def make_figures(

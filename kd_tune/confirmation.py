@@ -47,14 +47,12 @@ class Candidate(Record):
 
 
 class Plan(Record):
-    """`plan.json`: what a confirmation trains, all of it, before it begins.
-
-    Training number n is candidate n mod K with its own seed, number n div K, K the number of candidates.
+    """`plan.json`: what a confirmation trains, written before it begins (`retraining` says in what order).
 
     Attributes:
         seed: all training seeds follow from it and the training's number.
-        top: candidates of an arm at a student, at most; every arm there has equally many.
-        num_seeds: trainings of each candidate.
+        top: candidates of an arm at a student, at most.
+        num_seeds: trainings that are reported, of every chosen configuration.
         students: the `student` sections that arms are compared at.
         trials: by student, how many usable trials of the search each arm had there.
         candidates: by student, by arm, the search's best first.
@@ -67,10 +65,6 @@ class Plan(Record):
     trials: list[dict[str, int]]
     candidates: list[Candidate]
 
-    def trainings_of(self, candidate: int) -> list[int]:
-        """Numbers of a candidate's trainings, a seed each."""
-        return [seed * len(self.candidates) + candidate for seed in range(self.num_seeds)]
-
 
 class ConfirmedArm(Record):
     """One arm at one student: its chosen configuration, trained on fresh seeds, on the test images.
@@ -81,7 +75,7 @@ class ConfirmedArm(Record):
         arm: the arm.
         trial: the search's trial whose configuration was chosen.
         draw: its parameters.
-        trainings: their numbers in the confirmation's run, a seed each.
+        trainings: their numbers in the confirmation's run, a seed each; those that it was chosen by are not among them.
         val_accuracies: of the trainings, last epoch.
         test_accuracies: of the trainings.
         low: lower end of the 95 % interval of the mean test accuracy, over new seeds and new images.

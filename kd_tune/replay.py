@@ -29,7 +29,7 @@ from kd_tune.ledger import Event, RunState
 from kd_tune.ranges import Choice, FloatRange, IntRange
 from kd_tune.records import DISTIL, METRIC, finite_or_none
 from kd_tune.scheduler import Referee, RunScheduler
-from kd_tune.searcher import RunSearcher
+from kd_tune.searcher import RunSearcher, SearchProposer
 from kd_tune.space import Draw, Space
 from kd_tune.strata import Students, stratum_of
 
@@ -77,7 +77,9 @@ class OwnSearch:
         self._students = recorded_students(table) if config.goal == "front" else None
         strata = () if self._students is None else self._students.edges()
         self._run.record(records.STARTED, quota={DISTIL: len(table.draws)}, strata=strata)
-        self._searcher = RunSearcher(self._run, {DISTIL: table.space}, config, self._students)
+        self._searcher = RunSearcher(
+            self._run, SearchProposer(self._run, {DISTIL: table.space}, config, self._students)
+        )
         self._scheduler = RunScheduler(self._run, Referee(config.scheduler, table.num_epochs))
 
     def suggest(self) -> tuple[int, Draw] | None:

@@ -45,7 +45,7 @@ from kd_tune.records import TeacherPlace
 from kd_tune.scheduler import Referee, RunScheduler, replay_verdicts
 from kd_tune.search_checks import check, check_draws, resolved, students_by_size
 from kd_tune.search_file import SearchFile, load_search_file
-from kd_tune.searcher import RunSearcher
+from kd_tune.searcher import Proposer, RunSearcher, SearchProposer
 from kd_tune.space import Space
 from kd_tune.strata import Students
 from kd_tune.strict_yaml import dump_yaml
@@ -233,7 +233,7 @@ def run_trials(
     launch: Launch,
     console: Console,
     students: Students | None = None,
-    keep_all: bool = False,
+    retrainings: Proposer | None = None,
 ) -> RunState:
     """Gives Ray what there is to do; records how this launch began and ended.
 
@@ -245,7 +245,8 @@ def run_trials(
         launch: how to run it.
         console: shows progress.
         students: by their size; None if trials of all sizes compete with each other.
-        keep_all: whether every trial keeps its last checkpoint, not only each arm's best few.
+        retrainings: what a confirmation trains in place of new draws; each keeps its last checkpoint then, not only an
+            arm's best few.
     """
     num_epochs = file.trial["training"]["num_epochs"]
     with closing(run):
@@ -274,9 +275,10 @@ def run_trials(
                 run.record(records.EXTENDED, num_trials=launch.extend)
             _announce(run, file, referee, console)
             with watching(console, run.state, num_epochs) as watch:
-                run.listeners += [watch] if keep_all else [_CheckpointKeeper(run.folder), watch]
+                run.listeners += [watch] if retrainings else [_CheckpointKeeper(run.folder), watch]
                 with suppress(KeyboardInterrupt):  # recorded as a pause, like one that Tune took notice of
-                    searcher = RunSearcher(run, spaces, file.search, students)
+                    proposer = retrainings or SearchProposer(run, spaces, file.search, students)
+                    searcher = RunSearcher(run, proposer)
                     scheduler = RunScheduler(run, referee)
                     cluster.fit(run, file, context, searcher, scheduler, slots, launch.time_budget)
         left = len(run.state.unfinished()) + run.state.num_missing()

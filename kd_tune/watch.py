@@ -158,7 +158,7 @@ class Watch:
         if event["event"] == records.RETRIED:
             return f"trial {event['trial']:4d} broke and starts again from its last checkpoint: {event['error']}"
         if event["event"] == records.EXHAUSTED:
-            return f"{event['arm']} ends with {event['trials']} trials: its space holds no draw that was not tried"
+            return f"{event['arm']} ends with {event['trials']} trials: {event['why']}"
         if event["event"] == records.SPARED:
             return f"trial {event['trial']:4d} would be pruned after {event['epoch']} epochs, but is trained to the end"
         if event["event"] not in (records.STOPPED, records.EPOCH):

@@ -22,7 +22,7 @@ from kd_tune.ranges import Choice, FloatRange
 from kd_tune.records import METRIC, derive_seed
 from kd_tune.replay import MemoryRun
 from kd_tune.scheduler import Referee, RunScheduler, replay_verdicts
-from kd_tune.searcher import RunSearcher
+from kd_tune.searcher import RunSearcher, SearchProposer
 from kd_tune.space import Draw, Space
 from kd_tune.strata import Students
 from tests.searches import toy_manifest
@@ -80,7 +80,7 @@ class Driven:
         self._run, self._seed, self._value, self._slots = run, config.seed, value, slots
         referee = Referee(config.scheduler, NUM_EPOCHS)
         replay_verdicts(run, referee, past or [])
-        self._searcher = RunSearcher(run, spaces, config, students())
+        self._searcher = RunSearcher(run, SearchProposer(run, spaces, config, students()))
         self._scheduler = RunScheduler(run, referee)
         self._running: list[int] = []
 

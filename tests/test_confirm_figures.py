@@ -1,4 +1,4 @@
-"""What a confirmation chooses, and what is said of it: pure functions of the search's trials and the retrainings'."""
+"""What a confirmation has figures of, and what it says: pure functions of the search's and the retrainings' trials."""
 
 from __future__ import annotations
 
@@ -6,58 +6,68 @@ import numpy as np
 import pytest
 
 from kd_tune import confirmation, plots
-from kd_tune.confirm_figures import choose, make_figures
+from kd_tune.confirm_figures import collect, make_figures
+from kd_tune.confirmation import Plan
 from kd_tune.ledger import RunState
+from kd_tune.retraining import trainings_of
 from tests.confirmations import SPACE, candidate, search_state, toy_confirmation, toy_plan
 from tests.searches import toy_manifest
 
 
-def retrained(*ends: tuple[str, float]) -> RunState:
-    """Trainings that ended so, in the order of their numbers; two arms, two candidates of the first."""
-    state = search_state(distil=[(0.5, 6, value) for _, value in ends])
-    for trial, (end, _) in zip(state.trials.values(), ends, strict=True):
+def retrained(plan: Plan, *ends: tuple[str, float]) -> RunState:
+    """Trainings that ended so, in the order of their numbers; what is not said came to the end."""
+    state = search_state(distil=[(0.5, 6, 0.8)] * len(trainings_of(plan)))
+    for trial, (end, value) in zip(state.trials.values(), ends, strict=False):
         trial.end = end  # type: ignore[assignment]
+        trial.rows[6]["val_accuracy"] = value
     return state
 
 
 PLAN = toy_plan(candidate("distil", 10), candidate("distil", 11), candidate("cross_entropy", 12))
-UNCONFIRMED = "was trained to the end with every seed"
+NO_CHOICE = "no configuration that was trained to the end with every seed"
 
 
-def test_the_best_mean_over_seeds_is_chosen_not_the_best_seed() -> None:
-    values = [0.99, 0.90, 0.80, 0.70, 0.90, 0.80, 0.70, 0.90, 0.80]
-    chosen, left_out = choose(PLAN, retrained(*(("completed", value) for value in values)))
+def test_the_trainings_of_the_chosen_one_are_those_that_did_not_choose() -> None:
+    values = [0.8, 0.9, 0.8, 0.9]
+    chosen, left_out = collect(PLAN, retrained(PLAN, *(("completed", value) for value in values)))
     assert [one.candidate.trial for one in chosen] == [11, 12]
+    assert [[trial.number for trial in one.trainings] for one in chosen] == [[4, 6, 8], [5, 7, 9]]
     assert left_out == []
 
 
-def test_a_configuration_with_a_seed_that_diverged_is_not_chosen() -> None:
-    ends = ["completed", "diverged", "completed", "completed", "completed", "failed"] + ["completed"] * 3
-    chosen, left_out = choose(PLAN, retrained(*((end, 0.8) for end in ends)))
+def test_an_arm_whose_chosen_one_is_not_trained_to_the_end_with_every_seed_has_no_figure() -> None:
+    """It would be the mean of the seeds that went well."""
+    state = retrained(PLAN)
+    state.trials[7].end = "diverged"
+    chosen, left_out = collect(PLAN, state)
     assert [one.candidate.trial for one in chosen] == [10]
-    assert left_out == [f"studentnet width=0.5, cross_entropy: no configuration {UNCONFIRMED}"]
+    assert left_out == [
+        "studentnet width=0.5: cross_entropy has no figure, because the configuration of trial 12 did not reach "
+        "the end with every fresh seed"
+    ]
+
+
+def test_an_arm_without_a_trial_in_the_search_is_said_to_have_none() -> None:
+    plan = toy_plan(candidate("distil", 10))
+    plan.trials[0]["cross_entropy"] = 0
+    assert collect(plan, retrained(plan))[1] == [
+        "studentnet width=0.5: cross_entropy has no usable trial in the search"
+    ]
 
 
 def test_a_student_that_the_leading_arm_cannot_be_trained_at_is_left_out_with_its_controls() -> None:
     """Test images would be opened for a control that nothing can be compared with."""
-    plan = toy_plan(*(candidate(arm, 0, student) for student in (0, 1) for arm in ("distil", "cross_entropy")), top=1)
-    chosen, left_out = choose(plan, retrained(("diverged", 0.8), *[("completed", 0.8)] * 11))
+    first = [candidate("distil", 0), candidate("distil", 1), candidate("cross_entropy", 2)]
+    plan = toy_plan(*first, candidate("distil", 3, 1), candidate("cross_entropy", 4, 1))
+    chosen, left_out = collect(plan, retrained(plan, ("diverged", 0.8), ("diverged", 0.8)))
     assert [(one.candidate.arm, one.candidate.student) for one in chosen] == [("distil", 1), ("cross_entropy", 1)]
-    assert left_out == [f"studentnet width=0.5, all arms: no configuration of distil {UNCONFIRMED}"]
-
-
-def test_fewer_candidates_than_were_asked_for_are_said() -> None:
-    plan = toy_plan(candidate("distil", 0), candidate("cross_entropy", 1), top=2)
-    _, left_out = choose(plan, retrained(*[("completed", 0.8)] * 6))
-    assert left_out == [
-        "studentnet width=0.5: configurations of every arm after the best 1, because an arm has no more"
-    ]
+    assert left_out == [f"studentnet width=0.5, all arms: distil has {NO_CHOICE}"]
 
 
 @pytest.mark.parametrize(("values", "median"), [([0.7, 0.9, 0.8], 2), ([0.9, 0.7, 0.8, 0.6], 1), ([0.8, 0.8, 0.8], 1)])
 def test_the_exported_seed_is_the_lower_median(values: list[float], median: int) -> None:
     plan = toy_plan(candidate("distil", 0), num_seeds=len(values))
-    ((one,), _) = choose(plan, retrained(*(("completed", value) for value in values)))
+    ((one,), _) = collect(plan, retrained(plan, *(("completed", value) for value in values)))
     assert one.median.number == median
 
 
@@ -65,7 +75,7 @@ def test_figures_compare_distillation_with_every_control_at_the_same_student() -
     arms = [("distil", 0), ("cross_entropy", 0), ("label_smoothing", 0), ("distil", 1), ("cross_entropy", 1)]
     plan = toy_plan(*(candidate(arm, number, student) for number, (arm, student) in enumerate(arms)))
     search = search_state(**{arm: [(0.5, 6, 0.9), (0.25, 6, 0.8)] for arm in dict(arms)})
-    chosen, left_out = choose(plan, retrained(*[("completed", 0.8)] * 15))
+    chosen, left_out = collect(plan, retrained(plan))
     rates = np.array([0.95, 0.6, 0.95, 0.9, 0.9]).reshape(5, 1, 1)
     right = np.random.RandomState(0).random_sample((5, 3, 400)) < rates
     spaces = dict.fromkeys(search.quota, SPACE)

@@ -25,7 +25,7 @@ from kd_tune.results import read
 from kd_tune.search import Launch, _CheckpointKeeper, start
 from kd_tune.search_checks import check, students_by_size
 from kd_tune.search_file import load_search_file
-from kd_tune.searcher import RunSearcher, strata_in_turn
+from kd_tune.searcher import RunSearcher, SearchProposer, strata_in_turn
 from kd_tune.space import Space
 from kd_tune.strata import MAX_SIZES, NUM_STRATA, Students, cut, stratum_of
 from kd_tune.student_sizes import survey
@@ -123,7 +123,7 @@ def test_a_stratum_that_hardly_any_draw_falls_into_is_filled_with_known_students
     space = Space({"student": {"width": width}, "objective": {"name": "cross_entropy"}, "lr": rate})
     known = Students(lambda draw: int(draw["student.width"] * 10**9), ({"student.width": 1e-8}, {"student.width": 1.0}))
     run = memory_run({"distil": 8}, strata=known.edges())
-    searcher = RunSearcher(run, {"distil": space}, front(sampler={"name": "random"}), known)
+    searcher = RunSearcher(run, SearchProposer(run, {"distil": space}, front(sampler={"name": "random"}), known))
     for _ in range(8):
         searcher.suggest("")
     narrow = [trial.draw for trial in run.state.trials.values() if trial.stratum == 0]
@@ -136,7 +136,7 @@ def test_a_stratum_without_a_new_draw_is_passed_over_and_an_arm_without_one_ends
     space = Space({"student": student, "objective": {"name": "cross_entropy"}})
     run = memory_run({"distil": 6, "cross_entropy": 2}, strata=students().edges())
     spaces = {"distil": space, "cross_entropy": SPACE}
-    searcher = RunSearcher(run, spaces, front(), students())
+    searcher = RunSearcher(run, SearchProposer(run, spaces, front(), students()))
     while searcher.suggest("") != "FINISHED":
         pass
     assert Counter(trial.arm for trial in run.state.trials.values()) == {"distil": 3, "cross_entropy": 2}
@@ -148,7 +148,7 @@ def test_a_stratum_without_a_new_draw_is_passed_over_and_an_arm_without_one_ends
 def test_points_to_start_from_count_for_the_stratum_that_they_lie_in() -> None:
     config = front(points=[{"student.width": 1.0}, {"student.width": 1.0}])
     run = memory_run({"distil": 6}, strata=students().edges())
-    searcher = RunSearcher(run, {"distil": SPACE}, config, students())
+    searcher = RunSearcher(run, SearchProposer(run, {"distil": SPACE}, config, students()))
     for _ in range(6):
         searcher.suggest("")
     assert [trial.stratum for trial in run.state.trials.values()] == [2, 2, 0, 1, 0, 1]
@@ -171,7 +171,9 @@ def test_a_share_of_every_arm_and_stratum_is_never_pruned(goal: str) -> None:
 def test_who_is_never_pruned_depends_on_the_seed_and_nobody_is_where_nothing_is_pruned() -> None:
     def chosen(**changes: Any) -> list[int]:
         run = memory_run({"distil": 24})
-        searcher = RunSearcher(run, {"distil": SPACE}, front(goal="best", sampler={"name": "random"}, **changes))
+        searcher = RunSearcher(
+            run, SearchProposer(run, {"distil": SPACE}, front(goal="best", sampler={"name": "random"}, **changes))
+        )
         for _ in range(24):
             searcher.suggest("")
         return [number for number, trial in run.state.trials.items() if trial.never_pruned]
