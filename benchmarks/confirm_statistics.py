@@ -1,16 +1,25 @@
 """Whether `kd-tune confirm`'s intervals hold the truth, and how often it calls identical arms different.
 
-Three identical arms answer the same new test images, each with seeds of its own; a run is a whole confirmation: an
-arm's accuracy with its interval, the first arm's differences from the other two, Holm's adjustment. Counted over runs:
+A run is a whole confirmation of three identical arms. Each has K candidates, identical too. Of several each is trained
+on C seeds, half of S, and the one with the best mean accuracy on the validation images is chosen. Then the chosen one,
+or the only one, is trained on S other seeds, and these trainings answer the test images, which are the same for all
+arms: an arm's accuracy with its interval, the first arm's differences from the other two, and Holm's adjustment.
+Counted over runs:
 
 - how often the interval of an accuracy holds the accuracy expected over all seeds and images (promised: 93 to 97 %);
 - how often that of a difference holds 0 (the same);
-- how often at least one of the two differences is called real, adjusted p below 5 % (promised: at most 5 %).
+- how often at least one of the two differences is called real, adjusted p below 5 % (promised: at most 5 %);
+- by how much the accuracy is too high on average. A good seed is good on validation and on test images alike, so a
+  choice would choose that luck if it chose among the trainings that are reported. Identical candidates are the worst
+  case: nothing but luck can be chosen.
 
-Beside it the plain crossed bootstrap: seeds and images drawn again, percentiles of 1,000 draws.
+Beside it, where there is nothing to choose, the plain crossed bootstrap: seeds and images drawn again, percentiles of
+1,000 draws.
 
 An image has a difficulty for everybody and one for an arm's configuration, a seed an effect on all images, each normal
 in log odds; the spread of difficulties leaves most images nearly always or nearly never right, as real ones are.
+
+Shapes: A arms, K candidates, C seeds to choose by, S seeds that are reported, N images.
 """
 
 from __future__ import annotations
@@ -25,31 +34,47 @@ import numpy as np
 from scipy import optimize, special
 
 from kd_tune import statistics
+from kd_tune.retraining import num_choosing
 
-DEVIATIONS = {0.65: (0.002, 0.01), 0.85: (0.002, 0.01), 0.98: (0.002, 0.005)}  # over seeds, by accuracy
+ACCURACIES = ((0.65, 0.01), (0.85, 0.002), (0.85, 0.01), (0.98, 0.005))  # with their standard deviation over seeds
 SEEDS = (3, 5, 10)
-IMAGES = (1000, 10_000)
-COMMON = (1.0, 0.8)  # share of the variance of difficulties that all arms have in common
+USUAL = {"accuracy": 0.85, "deviation": 0.01, "seeds": 5, "images": 10_000, "common": 1.0, "candidates": 1}
+VALIDATION_IMAGES = 5000  # CIFAR-10's; of fewer the choice sees less of the seeds' luck
 SPREAD = 3.0  # standard deviation of difficulties, log odds
 NUM_ARMS = 3
 BOOTSTRAPS = 1000
 BOOTSTRAPPED_RUNS = 10  # one in so many
+INTERVALS = ("accuracy_held", "difference_held")
+PROMISED = (0.93, 0.97)  # of these
+MOST_CALLED = 0.05
+NAMES = {
+    "accuracy_held": "accuracy's interval",
+    "difference_held": "difference's interval",
+    "called_different": "identical arms called different",
+}
 
 
 def main() -> None:
     arguments = _arguments()
     made = common.conditions(arguments)
-    pairs = [(accuracy, deviation) for accuracy, found in DEVIATIONS.items() for deviation in found]
-    settings = [
-        {"accuracy": accuracy, "deviation": deviation, "seeds": seeds, "images": images, "common": share}
-        for share, images, (accuracy, deviation), seeds in itertools.product(COMMON, IMAGES, pairs, SEEDS)
-    ]
     rows = []
-    for number, setting in enumerate(settings):
+    for number, setting in enumerate(settings()):
         rows.append(setting | _simulate(setting, arguments.runs, np.random.default_rng([arguments.seed, number])))
-        print(f"{number + 1}/{len(settings)} {rows[-1]}", flush=True)
+        print(f"{number + 1}/{len(settings())} {rows[-1]}", flush=True)
     result = {"conditions": made, "settings": rows}
     common.write_result("confirm_statistics", result, _markdown(result), arguments.out)
+
+
+def settings() -> list[dict[str, Any]]:
+    """What is simulated: a grid with and without a choice, and what else may matter, varied alone."""
+    grid = itertools.product((1, 3), ACCURACIES, SEEDS)
+    found = [
+        USUAL | {"accuracy": accuracy, "deviation": deviation, "seeds": seeds, "candidates": candidates}
+        for candidates, (accuracy, deviation), seeds in grid
+    ]
+    found += [USUAL | {"images": 1000, "seeds": seeds, "candidates": k} for k in (1, 3) for seeds in SEEDS]
+    found += [USUAL | {"common": 0.8, "candidates": candidates} for candidates in (1, 3)]
+    return found + [USUAL | {"candidates": candidates} for candidates in (2, 5, 10)]
 
 
 def _arguments() -> argparse.Namespace:
@@ -67,37 +92,59 @@ def expected(log_odds: float, deviation: float) -> float:
 
 
 def _simulate(setting: dict[str, Any], runs: int, random: np.random.Generator) -> dict[str, float]:
-    """Shares of runs, by what is counted."""
+    """Shares of runs, by what is counted; and the bias."""
     centre = optimize.brentq(lambda value: expected(value, SPREAD) - setting["accuracy"], -20, 20)
     slope = (expected(centre + 1e-3, SPREAD) - expected(centre - 1e-3, SPREAD)) / 2e-3
     seed_effect = setting["deviation"] / slope
     truth = expected(centre, float(np.hypot(SPREAD, seed_effect)))
-    counts = dict.fromkeys(("accuracy_held", "difference_held", "called_different"), 0)
-    plain = dict.fromkeys(("bootstrap_accuracy_held", "bootstrap_difference_held"), 0)
+    found: list[dict[str, float]] = []
+    bootstrapped: list[dict[str, bool]] = []
     for run in range(runs):
-        arms = _answers(random, setting, centre, seed_effect)
-        for name, seen in _judge(arms, truth).items():
-            counts[name] += seen
-        if run % BOOTSTRAPPED_RUNS == 0:
-            for name, seen in _bootstrap(random, arms, truth).items():
-                plain[name] += seen
-    bootstrapped = len(range(0, runs, BOOTSTRAPPED_RUNS))
-    return {name: count / runs for name, count in counts.items()} | {
-        name: count / bootstrapped for name, count in plain.items()
-    }
+        effects = _train(random, setting, centre, seed_effect)
+        arms = _answers(random, setting["images"], setting["common"], centre, effects)
+        found.append(_judge(arms, truth))
+        if setting["candidates"] == 1 and run % BOOTSTRAPPED_RUNS == 0:
+            bootstrapped.append(_bootstrap(random, arms, truth))
+    return _means(found) | _means(bootstrapped)
 
 
-def _answers(random: np.random.Generator, setting: dict[str, Any], centre: float, seed_effect: float) -> np.ndarray:
-    """`[arms, S, N]`: whether each training of each arm got each image right."""
-    images, seeds = setting["images"], setting["seeds"]
-    everybody = np.sqrt(setting["common"]) * random.standard_normal(images, dtype=np.float32)
-    own = np.sqrt(1 - setting["common"]) * random.standard_normal((NUM_ARMS, 1, images), dtype=np.float32)
-    log_odds = centre + SPREAD * (everybody + own) + seed_effect * random.standard_normal((NUM_ARMS, seeds, 1))
-    right: np.ndarray = random.random(log_odds.shape, dtype=np.float32) < special.expit(log_odds.astype(np.float32))
+def _means(found: list[dict[str, Any]]) -> dict[str, float]:
+    return {name: float(np.mean([one[name] for one in found])) for name in (found[0] if found else ())}
+
+
+def _train(random: np.random.Generator, setting: dict[str, Any], centre: float, seed_effect: float) -> np.ndarray:
+    """`[A, S]`: the effects of the trainings that are reported, of every arm's chosen candidate."""
+    num_candidates, seeds = setting["candidates"], setting["seeds"]
+    reported = seed_effect * random.standard_normal((NUM_ARMS, num_candidates, seeds))
+    if num_candidates == 1:
+        return reported[:, 0]
+    choosing = seed_effect * random.standard_normal((NUM_ARMS, num_candidates, num_choosing(seeds)))
+    best = _choose(random, setting, centre, choosing)
+    chosen: np.ndarray = reported[np.arange(NUM_ARMS), best]
+    return chosen
+
+
+def _choose(random: np.random.Generator, setting: dict[str, Any], centre: float, effects: np.ndarray) -> np.ndarray:
+    """`[A]`: of every arm's candidates `[A, K, C]` the one that is best on validation images."""
+    right = _answers(random, VALIDATION_IMAGES, setting["common"], centre, effects.reshape(len(effects), -1))
+    best: np.ndarray = right.mean(-1).reshape(effects.shape).mean(-1).argmax(-1)
+    return best
+
+
+def _answers(
+    random: np.random.Generator, images: int, common_share: float, centre: float, effects: np.ndarray
+) -> np.ndarray:
+    """`[A, S, N]`: whether each training, by its effect `[A, S]`, gets each of new images right."""
+    everybody = np.sqrt(common_share) * random.standard_normal(images, dtype=np.float32)
+    own = np.sqrt(1 - common_share) * random.standard_normal((NUM_ARMS, 1, images), dtype=np.float32)
+    odds = np.exp((centre + SPREAD * (everybody + own)).astype(np.float32))
+    drawn = random.random((*effects.shape, images), dtype=np.float32)
+    # drawn < odds / (1 + odds), of the odds with the training's effect: an exponential an image, not one an answer
+    right: np.ndarray = drawn < (1 - drawn) * odds * np.exp(effects)[..., None].astype(np.float32)
     return right
 
 
-def _judge(arms: np.ndarray, truth: float) -> dict[str, bool]:
+def _judge(arms: np.ndarray, truth: float) -> dict[str, float]:
     """What a confirmation says of these answers, against what is true."""
     interval = statistics.accuracy(arms[0])
     differences = [statistics.difference(arms[0], other) for other in arms[1:]]
@@ -105,6 +152,7 @@ def _judge(arms: np.ndarray, truth: float) -> dict[str, bool]:
         "accuracy_held": interval.low <= truth <= interval.high,
         "difference_held": differences[0].low <= 0 <= differences[0].high,
         "called_different": min(statistics.holm([found.p_value for found in differences])) < 0.05,
+        "bias": interval.value - truth,
     }
 
 
@@ -130,35 +178,93 @@ def _bootstrap(random: np.random.Generator, arms: np.ndarray, truth: float) -> d
 
 def _markdown(result: dict[str, Any]) -> str:
     rows, runs = result["settings"], result["conditions"]["arguments"]["runs"]
-    fields = ("accuracy_held", "difference_held", "called_different")
-    fields += ("bootstrap_accuracy_held", "bootstrap_difference_held")
-    extremes = {name: (min(row[name] for row in rows), max(row[name] for row in rows)) for name in fields}
-    lines = [
-        [f"{row['accuracy']:.0%}", f"{100 * row['deviation']:g}", row["seeds"], row["images"], f"{row['common']:.0%}"]
-        + [f"{row[name]:.1%}" for name in fields]
-        for row in rows
-    ]
-    shown = {name: f"{low:.1%} to {high:.1%}" for name, (low, high) in extremes.items()}
-    errors = {share: 100 * (share * (1 - share) / runs) ** 0.5 for share in (0.95, 0.05)}
-    header = ["accuracy", "sd over seeds, points", "seeds", "test images", "difficulty in common"]
+    plain = [row for row in rows if row["candidates"] == 1]
+    counts = sorted({row["candidates"] for row in rows} - {1})
+    by_count = [f"- {k}: {_summary([row for row in rows if row['candidates'] == k])}." for k in counts]
+    seeds = USUAL["seeds"]
+    work = [f"{k * num_choosing(seeds) + seeds} trainings an arm for {k} candidates" for k in counts]
+    broken = [f"- {line}" for row in rows for line in _broken(row, runs)]
+    wide = [row for row in rows if max(row[name] for name in INTERVALS) > PROMISED[1]]
+    header = ["candidates", "accuracy", "sd over seeds, points", "seeds", "test images", "difficulty in common"]
     header += ["accuracy's interval holds it", "difference's holds 0", "identical arms called different"]
-    header += ["bootstrap: accuracy", "bootstrap: difference"]
+    header += ["bias, points", "bootstrap: accuracy", "bootstrap: difference"]
     return f"""
 # Intervals that hold what they promise
 
-Over {len(rows)} settings, an accuracy's 95 % interval holds the truth in {shown["accuracy_held"]} of runs, a
-difference's in {shown["difference_held"]}; of three identical arms one is called different from another in
-{shown["called_different"]}. {runs} runs a setting: standard errors of {errors[0.95]:.1f} points. The plain crossed
-bootstrap's percentiles hold the truth in {shown["bootstrap_accuracy_held"]} (accuracy) and
-{shown["bootstrap_difference_held"]} (difference), one run in {BOOTSTRAPPED_RUNS}.
+Without a choice, over {len(plain)} settings: {_summary(plain)}. The plain crossed bootstrap's percentiles hold the
+truth in {_extremes(plain, "bootstrap_accuracy_held")} (accuracy) and {_extremes(plain, "bootstrap_difference_held")}
+(difference), one run in {BOOTSTRAPPED_RUNS}. {runs} runs a setting: standard errors of {_error(0.95, runs):.1f} points.
+
+## With a choice
+
+With so many candidates an arm, all identical, so that nothing but luck can be chosen: each is trained on half as many
+seeds, one is chosen by its mean on {VALIDATION_IMAGES:,} validation images, and other trainings of it are reported:
+
+{chr(10).join(by_count)}
+
+What is reported had no part in the choice, so the choice is paid with trainings instead of a bias: with {seeds} seeds,
+{", ".join(work)}, and {seeds} where there is nothing to choose.
+
+## Outside of the promise
+
+Promised are intervals that hold in 93 to 97 % of runs, and at most 5 % of identical arms called different. What
+misleads beyond that, with two standard errors:
+
+{chr(10).join(broken) or "- nothing"}
+
+In {len(wide)} of {len(rows)} settings an interval holds in more than 97 %: it is wider than it need be.
+
+## All settings
 
 `difficulty in common`: the share of the variance of the images' difficulties that does not depend on the arm; 100 %
 for arms that are the same configuration.
 
-{common.table(header, lines)}
+{common.table(header, [_cells(row) for row in rows])}
 
 {common.conditions_markdown(result["conditions"])}
 """
+
+
+def _summary(rows: list[dict[str, Any]]) -> str:
+    return (
+        f"an accuracy's 95 % interval holds the truth in {_extremes(rows, 'accuracy_held')} of runs, a difference's in "
+        f"{_extremes(rows, 'difference_held')}; of three identical arms one is called different from another in "
+        f"{_extremes(rows, 'called_different')}; accuracies are too high by {_points(rows)} points"
+    )
+
+
+def _extremes(rows: list[dict[str, Any]], name: str) -> str:
+    low, high = (end(row[name] for row in rows) for end in (min, max))
+    return f"{low:.1%}" if low == high else f"{low:.1%} to {high:.1%}"
+
+
+def _points(rows: list[dict[str, Any]]) -> str:
+    low, high = (f"{100 * end(row['bias'] for row in rows):.2f}" for end in (min, max))
+    return low if low == high else f"{low} to {high}"
+
+
+def _error(share: float, runs: int) -> float:
+    """The standard error of a share, in points."""
+    return 100 * float((share * (1 - share) / runs) ** 0.5)
+
+
+def _broken(row: dict[str, Any], runs: int) -> list[str]:
+    """What a setting promises and does not hold, on the side that misleads."""
+    where = f"{row['candidates']} candidates, accuracy {row['accuracy']:.0%}, sd {100 * row['deviation']:g} points, "
+    where += f"{row['seeds']} seeds, {row['images']:,} images, {row['common']:.0%} in common"
+    wrong = [name for name in INTERVALS if row[name] < PROMISED[0]]
+    wrong += ["called_different"] if row["called_different"] > MOST_CALLED else []
+    return [f"{where}: {NAMES[name]} {row[name]:.1%} (+- {2 * _error(row[name], runs):.1f} points)" for name in wrong]
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    shares = ("accuracy_held", "difference_held", "called_different")
+    plain = ("bootstrap_accuracy_held", "bootstrap_difference_held")
+    return [
+        *(str(row["candidates"]), f"{row['accuracy']:.0%}", f"{100 * row['deviation']:g}", str(row["seeds"])),
+        *(str(row["images"]), f"{row['common']:.0%}", *(f"{row[name]:.1%}" for name in shares)),
+        *(f"{100 * row['bias']:+.2f}", *(f"{row[name]:.1%}" if name in row else "" for name in plain)),
+    ]
 
 
 if __name__ == "__main__":

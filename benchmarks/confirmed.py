@@ -47,7 +47,7 @@ def main() -> None:
     shown = confirmation.shown_arms(found)
     markdown = f"""# {arguments.name.replace("_", " ").capitalize()}: a confirmed search
 
-{found.num_images:,} test images, {found.num_seeds} fresh seeds of every configuration. The search had
+{found.num_images:,} test images, {found.num_seeds} fresh seeds of every chosen configuration. The search had
 {len(tables.state.trials)} trials and trained {_epochs(tables.state):,} epochs. The test set was opened by:
 {"; ".join(f"`{command}`" for command in openings)}.
 

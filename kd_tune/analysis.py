@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from kd_tune.ledger import ranked
 from kd_tune.ranges import Choice
 from kd_tune.records import DISTIL, METRIC, STOP_REASONS
 from kd_tune.results import RunTables, plain_name
@@ -27,9 +28,8 @@ class Finding(NamedTuple):
 
 def usable(tables: RunTables) -> pd.DataFrame:
     """Trials that have a figure: neither failed nor diverged, best last validation accuracy first."""
-    trials = tables.trials
-    kept = trials[~trials["status"].isin(["failed", "diverged"]) & trials[METRIC].notna()]
-    return kept.sort_values([METRIC, "number"], ascending=[False, True])
+    numbers = [trial.number for trial in ranked(tables.state.trials.values())]
+    return tables.trials.set_index("number", drop=False).rename_axis(None).loc[numbers]
 
 
 def best(tables: RunTables, top: int = 1, ended: bool = False) -> pd.DataFrame:
@@ -37,11 +37,11 @@ def best(tables: RunTables, top: int = 1, ended: bool = False) -> pd.DataFrame:
 
     Where the search had strata, of every arm and stratum, smallest students first.
     """
-    ranked = usable(tables)
+    trials = usable(tables)
     if ended:
-        ranked = ranked[ranked["status"] != "unfinished"]
+        trials = trials[trials["status"] != "unfinished"]
     parts = [
-        ranked[(ranked["arm"] == arm) & (ranked["stratum"] == stratum)].head(top)
+        trials[(trials["arm"] == arm) & (trials["stratum"] == stratum)].head(top)
         for arm in tables.state.quota
         for stratum in range(max(1, len(tables.state.strata)))
     ]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from kd_tune import ledger
 from kd_tune.confirmation import Candidate, Plan
 from kd_tune.ledger import RunState, TrialState
 from kd_tune.records import DISTIL
@@ -20,19 +21,20 @@ def make_plan(
 ) -> Plan:
     """What a confirmation of a search trains.
 
-    Arms are compared at the same student: that of the best trial of the distilled arm (of the first arm, where none
-    learns from a teacher), or every student that all arms have usable trials of.
+    Arms are compared at the same student: that of the leading arm's best trial, or every student that all arms have
+    usable trials of. An arm that never tried the best one's student, as happens where widths are a continuous range,
+    takes part with its best configurations of other students, moved to this one.
 
     Args:
         state: the search's.
         spaces: by arm.
-        top: candidates of an arm at a student.
-        num_seeds: trainings of each.
+        top: candidates of an arm at a student, at most.
+        num_seeds: trainings that are reported, of every chosen one.
         all_students: every student, not only the best.
         seed: of the confirmation.
 
     Returns:
-        The plan; without candidates where no trial has a figure.
+        The plan; without candidates where no student can be compared.
     """
     trials = {arm: ranked(state.of_arm(arm)) for arm in state.quota}
     students = _students(trials, spaces, all_students)
@@ -40,20 +42,25 @@ def make_plan(
     for index, student in enumerate(students):
         mine = {arm: trials_of_student(trials[arm], spaces[arm], student) for arm in trials}
         counts.append({arm: len(found) for arm, found in mine.items()})
-        candidates += [
-            _candidate(index, trial) for arm, found in mine.items() for trial in _distinct(found, spaces[arm])[:top]
-        ]
+        own = {arm: [_candidate(index, trial) for trial in found] for arm, found in mine.items()}
+        leading_draw = mine[leading_arm(trials)][0].draw
+        found = {
+            arm: _distinct(own[arm] or [_moved(index, trial, leading_draw) for trial in trials[arm]], spaces[arm])
+            for arm in trials
+        }
+        candidates += [candidate for mine in found.values() for candidate in mine[:top]]
     return Plan(seed=seed, top=top, num_seeds=num_seeds, students=students, trials=counts, candidates=candidates)
 
 
-def ranked(trials: Sequence[TrialState]) -> list[TrialState]:
-    """Usable trials that have ended, best first.
+def leading_arm(arms: Iterable[str]) -> str:
+    """The arm that the others are compared with: the distilled one, or the first where none learns from a teacher."""
+    names = list(arms)
+    return DISTIL if DISTIL in names else names[0]
 
-    By their last value, whatever their epochs: under a schedule that ends at a small rate an early value is nearly a
-    lower bound of the end's, and a trial that is never pruned reaches the end without having been good.
-    """
-    usable = [trial for trial in trials if trial.usable and trial.end is not None]
-    return sorted(usable, key=lambda trial: (-(trial.value or 0.0), trial.number))
+
+def ranked(trials: Sequence[TrialState]) -> list[TrialState]:
+    """Usable trials that have ended, best first (`ledger.ranked`)."""
+    return ledger.ranked(trial for trial in trials if trial.end is not None)
 
 
 def trials_of_student(trials: Sequence[TrialState], space: Space, student: Mapping[str, Any]) -> list[TrialState]:
@@ -61,12 +68,14 @@ def trials_of_student(trials: Sequence[TrialState], space: Space, student: Mappi
     return [trial for trial in trials if space.fill(trial.draw)["student"] == student]
 
 
-def search_maxima(trials: Sequence[TrialState]) -> tuple[float, float | None]:
-    """The largest of the trials' last validation accuracies: as it is, and shrunken.
+def search_maxima(trials: Sequence[TrialState]) -> tuple[float | None, float | None]:
+    """The largest of the trials' last validation accuracies: as it is, and shrunken. None of what cannot be known.
 
     Args:
         trials: of one arm and student, `ranked`.
     """
+    if not trials:
+        return None, None
     last = [trial.rows[trial.epoch] for trial in trials]
     halves = [(row.get("val_accuracy_even"), row.get("val_accuracy_odd")) for row in last]
     largest = max(float(row["val_accuracy"]) for row in last)
@@ -90,18 +99,10 @@ def _students(
         for trial in ended:
             student = spaces[arm].fill(trial.draw)["student"]
             found[arm].setdefault(_key(student), student)
-    leading = found[DISTIL] if DISTIL in found else next(iter(found.values()), {})
+    leading = found[leading_arm(found)]
     if not all_students:
         return list(leading.values())[:1]
     return [student for key, student in leading.items() if all(key in students for students in found.values())]
-
-
-def _distinct(trials: Sequence[TrialState], space: Space) -> list[TrialState]:
-    """The first of every configuration: a search may have drawn one twice."""
-    first: dict[str, TrialState] = {}
-    for trial in trials:
-        first.setdefault(_key(space.fill(trial.draw)), trial)
-    return list(first.values())
 
 
 def _candidate(student: int, trial: TrialState) -> Candidate:
@@ -110,9 +111,29 @@ def _candidate(student: int, trial: TrialState) -> Candidate:
         arm=trial.arm,
         trial=trial.number,
         draw=trial.draw,
+        moved=False,
         epoch=trial.epoch,
         val_accuracy=trial.value or 0.0,
     )
+
+
+def _moved(student: int, trial: TrialState, leading_draw: Mapping[str, Any]) -> Candidate:
+    """A trial's configuration with the student of another draw in place of its own."""
+    kept = {name: value for name, value in trial.draw.items() if not _is_of_student(name)}
+    taken = {name: value for name, value in leading_draw.items() if _is_of_student(name)}
+    return _candidate(student, trial).model_copy(update={"draw": kept | taken, "moved": True})
+
+
+def _is_of_student(parameter: str) -> bool:
+    return parameter == "student" or parameter.startswith(("student.", "student["))
+
+
+def _distinct(candidates: Sequence[Candidate], space: Space) -> list[Candidate]:
+    """The first of every configuration: a search may have drawn one twice, and moving makes some equal."""
+    first: dict[str, Candidate] = {}
+    for candidate in candidates:
+        first.setdefault(_key(space.fill(candidate.draw)), candidate)
+    return list(first.values())
 
 
 def _key(section: Mapping[str, Any]) -> str:

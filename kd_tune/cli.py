@@ -29,6 +29,7 @@ from kd_tune.terminal import (
     NameOption,
     RunsOption,
     SetOption,
+    check_resumed_alone,
     make_console,
     run_folder,
     stoppable,
@@ -90,11 +91,8 @@ def search(
     seconds = None if time_budget is None else parse_duration(time_budget)
     launch = searching.Launch(data, address, seconds, extend, tuple(warm_start or ()))
     if resume is not None:
-        if file or name or overrides or num_trials or warm_start:
-            raise ConfigError(
-                "--resume takes its search file from the run; "
-                "only --extend, --data, --address, --time-budget and --allow-code go with it"
-            )
+        with_it = "--extend, --data, --address, --time-budget and --allow-code"
+        check_resumed_alone(with_it, file, name, overrides, num_trials, warm_start)
         folder = resume
         with stoppable(f"go on with: {_interpreter()} run_search.py --resume {folder}"):
             state = searching.resume(folder, launch, console)
@@ -139,8 +137,13 @@ def analyze(
 @app.command()
 def confirm(
     run: Annotated[Path, typer.Argument(help="The folder of a search that has ended.")],
-    top: Annotated[int, typer.Option(help="Configurations of every arm that are trained again.")] = 3,
-    seeds: Annotated[int, typer.Option(help="Trainings of each, on fresh seeds; at least 2.")] = 5,
+    top: Annotated[
+        int,
+        typer.Option(help="Best configurations of every arm of which one is chosen, each trained on half of --seeds."),
+    ] = 3,
+    seeds: Annotated[
+        int, typer.Option(help="Trainings of the chosen one, on seeds that had no part in the choice; at least 2.")
+    ] = 5,
     students: Annotated[
         Students | None,
         typer.Option(
@@ -157,7 +160,7 @@ def confirm(
     address: AddressOption = None,
     allow_code: AllowOption = None,
 ) -> None:
-    """Train a search's best again on fresh seeds, choose one an arm, and measure it on the test images."""
+    """Train a search's best again, choose one an arm, and measure trainings of it on fresh seeds on the test images."""
     from kd_tune import confirm as confirming
     from kd_tune import report, user_code
     from kd_tune.search import Launch

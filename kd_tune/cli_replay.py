@@ -17,6 +17,7 @@ from kd_tune.terminal import (
     NameOption,
     RunsOption,
     SetOption,
+    check_resumed_alone,
     make_console,
     run_folder,
     stoppable,
@@ -48,13 +49,16 @@ def record(
     from kd_tune.search_file import load_search_file
 
     user_code.allow(allow_code or [])
-    recording.check_target(out)
     console = make_console()
     launch = search.Launch(data, address)
-    if (file is None) == (resume is None):
+    if resume is not None:
+        check_resumed_alone("--out, --data, --address and --allow-code", file, name, overrides, num_trials)
+        folder = resume
+    elif file is not None:
+        folder = run_folder(runs, name, file)
+    else:
         raise ConfigError("name a search file to record, or a recording to go on with (--resume RUN)")
-    folder = run_folder(runs, name, file) if file is not None else resume
-    assert folder is not None
+    recording.check_target(out)
     advice = f"kd-tune record --resume {folder} --out {out}"
     with stoppable(f"go on with: {advice}"):
         if file is None:
@@ -96,16 +100,26 @@ def replay(
 
 
 def _settings(overrides: list[str], table: CurveTable) -> SearchConfig:
-    """The defaults of a `search` section, with overrides."""
+    """The defaults of a `search` section, with overrides, checked as a search's own."""
+    from kd_tune.records import DISTIL
+    from kd_tune.replay import SETTINGS, recorded_students
+    from kd_tune.search_checks import check_settings, check_sizes
     from kd_tune.search_file import Source, override, parse_search_file
     from kd_tune.space import to_raw
 
-    raw = {"search": {"sampler": {}, "scheduler": {}}, "trial": to_raw(table.trial)}
+    usable = ", ".join(f"search.{name}" for name in SETTINGS)
+    search = {"num_trials": len(table.draws), "sampler": {}, "scheduler": {}}
+    raw = {"search": search, "trial": to_raw(table.trial)}
     for text in overrides:
-        if not text.startswith("search."):
-            raise ConfigError(f"--set {text}: only settings under search can be replayed; the trial is the table's")
+        section, _, name = text.partition("=")[0].partition(".")
+        if section != "search" or name.partition(".")[0] not in SETTINGS:
+            raise ConfigError(f"--set {text}: a replay has no use for it; what can be set: {usable}")
         override(raw, text)
-    return parse_search_file(raw, Source("--set", {})).search
+    file = parse_search_file(raw, Source("--set", {}))
+    check_settings(file, {DISTIL: table.space})
+    if file.search.goal == "front":
+        check_sizes(file, recorded_students(table))
+    return file.search
 
 
 def _show(comparison: pd.DataFrame, title: str, console: Console) -> None:

@@ -54,6 +54,11 @@ class SchedulerConfig(Model):
     reduction_factor: Annotated[int, Field(ge=2)] = 3
     never_pruned: Annotated[float, Field(ge=0, le=1)] = 0.05
 
+    @property
+    def has_rungs(self) -> bool:
+        """Whether trials are compared after a few epochs alone."""
+        return "reduction_factor" in _SCHEDULER_SETTINGS[self.name]
+
     @model_validator(mode="after")
     def _settings_have_a_use(self) -> Self:
         useless = sorted(self.model_fields_set - {"name", *_SCHEDULER_SETTINGS[self.name]})

@@ -1,8 +1,9 @@
 """The figure that can be believed: a search's best configurations on fresh seeds, and one look at the test images.
 
 The order of things is what makes the figure honest. What will be trained is written down before anything is trained;
-one configuration an arm is chosen by validation images; the choice, with a fingerprint of every student's weights, is
-recorded in the search's own ledger as an opening of the test set; only then are the test images read. So:
+one configuration an arm is chosen by validation images, and trained on seeds that had no part in the choice; these
+trainings, with a fingerprint of every student's weights, are recorded in the search's own ledger as an opening of the
+test set; only then are the test images read. So:
 
 - a confirmation that is stopped before the opening goes on where it was, and nothing was seen;
 - one that is killed between the opening and its figures has been counted, and goes on too: the record says which
@@ -14,15 +15,16 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
-from kd_tune import candidates, confirmation, records
+from kd_tune import candidates, confirmation
 from kd_tune.config import ArmConfig, SamplerConfig, SchedulerConfig, SearchConfig
-from kd_tune.confirm_figures import Chosen, choose, make_figures
+from kd_tune.confirm_figures import Chosen, collect, make_figures
 from kd_tune.confirmation import Confirmation, Plan
 from kd_tune.errors import ConfigError
 from kd_tune.export import Exported, export_students
@@ -31,6 +33,7 @@ from kd_tune.manifest import hardware, versions
 from kd_tune.opening import checkpoint_of, open_test_set
 from kd_tune.paths import read_record, write_json, written_whole
 from kd_tune.records import derive_seed
+from kd_tune.retraining import RetrainingProposer, in_words, trainings_of
 from kd_tune.search import Found, Launch, find_again, run_trials
 from kd_tune.search_checks import resolved
 from kd_tune.search_file import SearchFile
@@ -46,8 +49,8 @@ class Request:
     """What is to be confirmed.
 
     Attributes:
-        top: configurations of every arm that are trained again.
-        num_seeds: trainings of each.
+        top: configurations of every arm, at most, of which one is chosen.
+        num_seeds: trainings of the chosen one, which are reported.
         all_students: compare arms at every student that they have in common, not only at the best one. None: if the
             search's goal was the front.
         again: open the test set once more.
@@ -86,6 +89,10 @@ def confirm(folder: Path, request: Request, launch: Launch, console: Console) ->
         ConfigError: the search has not ended, was confirmed before, or a confirmation of another kind was begun.
     """
     check_request(request)
+    if (folder / PLAN).exists():
+        raise ConfigError(
+            f"{folder}: this is a confirmation; confirm the search itself: kd-tune confirm {folder.parent}"
+        )
     with closing(Run(folder)) as run:
         _check_ended(run)
         number = confirmation_number(folder, run.state.test_openings, request.again)
@@ -96,17 +103,16 @@ def confirm(folder: Path, request: Request, launch: Launch, console: Console) ->
         seed = derive_seed(found.file.search.seed, "confirmation", number)
         all_students = request.compares_all(found.file.search.goal)
         plan = candidates.make_plan(run.state, found.spaces, request.top, request.num_seeds, all_students, seed)
-        if not plan.candidates:
-            raise ConfigError(f"{folder}: no student has trials of every arm; --students best compares what there is")
+        _check_plan(folder, plan, run.state, all_students)
         _begin(place, plan, found)
         state = replay(place)
-        if state.unfinished():
-            state = _train(place, retraining_file(found.file, plan), found, launch, console)
-        if state.unfinished():
+        if not _has_ended(state):
+            state = _train(place, plan, found, launch, console)
+        if not _has_ended(state):
             return None
-        chosen, left_out = choose(plan, state)
+        chosen, left_out = collect(plan, state)
         if not chosen:
-            raise NothingUsable(f"{place}: no configuration was trained to the end with every seed: {left_out}")
+            raise NothingUsable(f"{place}: the test set stays shut; left out: {'; '.join(left_out)}")
         answers = open_test_set(run, place, chosen, found.dataset, request.command(folder))
         result = make_figures(run.state, found.spaces, found.manifest, plan, chosen, left_out, answers)
         for line in _export(folder, place, chosen, result):
@@ -137,10 +143,8 @@ def confirmation_number(folder: Path, openings: list[Event], again: bool) -> int
     Raises:
         ConfigError: it would open the test set once more, and may not; or need not.
     """
-    opened = {event.get("confirmation") for event in openings}
-    number = confirmation.count(folder)
-    while confirmation.folder_of(folder, number + 1).name in opened:  # its folder was deleted; the look was taken
-        number += 1
+    opened = {str(event.get("confirmation")) for event in openings}
+    number = max(confirmation.begun(folder) + confirmation.numbers(opened), default=0)  # a look at a deleted one counts
     if number == 0:
         return 1
     place = confirmation.folder_of(folder, number)
@@ -159,11 +163,10 @@ def confirmation_number(folder: Path, openings: list[Event], again: bool) -> int
 
 def retraining_file(file: SearchFile, plan: Plan) -> SearchFile:
     """The search file of a confirmation: as many trials as trainings, none stopped, with seeds of their own."""
-    counts: dict[str, int] = {}
-    for candidate in plan.candidates:
-        counts[candidate.arm] = counts.get(candidate.arm, 0) + plan.num_seeds
+    counts = Counter(one.group[1] for one in trainings_of(plan))
+    arms = dict.fromkeys(candidate.arm for candidate in plan.candidates)
     search = SearchConfig(
-        arms=[ArmConfig.model_validate({"name": arm, "num_trials": count}) for arm, count in counts.items()],
+        arms=[ArmConfig.model_validate({"name": arm, "num_trials": counts[arm]}) for arm in arms],
         sampler=SamplerConfig(name="random"),
         scheduler=SchedulerConfig(name="none"),
         seed=plan.seed,
@@ -181,6 +184,16 @@ def _check_ended(run: Run) -> None:
         )
     if not any(trial.usable for trial in run.state.trials.values()):
         raise NothingUsable(f"{run.folder}: no trial gave a figure, so there is nothing to confirm")
+
+
+def _check_plan(folder: Path, plan: Plan, state: RunState, all_students: bool) -> None:
+    if plan.candidates:
+        return
+    if all_students:
+        raise ConfigError(f"{folder}: no student has trials of every arm; --students best compares what there is")
+    raise NothingUsable(
+        f"{folder}: no trial of {candidates.leading_arm(state.quota)} gave a figure, so no student can be compared"
+    )
 
 
 def _begin(place: Path, plan: Plan, found: Found) -> None:
@@ -204,25 +217,23 @@ def _begin(place: Path, plan: Plan, found: Found) -> None:
             "hardware": hardware(),
         }
     )
-    with written_whole(place) as temporary, closing(Run.create(temporary, dump_yaml(resolved(file)), manifest)) as run:
+    with written_whole(place) as temporary, closing(Run.create(temporary, dump_yaml(resolved(file)), manifest)):
         write_json(temporary / PLAN, plan.model_dump())
-        for seed in range(plan.num_seeds):
-            for place_in_plan, candidate in enumerate(plan.candidates):
-                run.record(
-                    records.PROPOSED,
-                    trial=plan.trainings_of(place_in_plan)[seed],
-                    arm=candidate.arm,
-                    draw=candidate.draw,
-                    config=found.spaces[candidate.arm].fill(candidate.draw),
-                    confirms=candidate.trial,
-                )
 
 
-def _train(place: Path, file: SearchFile, found: Found, launch: Launch, console: Console) -> RunState:
+def _has_ended(state: RunState) -> bool:
+    """Whether nothing of a confirmation is left to train; how much there is, a run knows from its first launch on."""
+    return bool(state.launches) and not (state.unfinished() or state.num_missing())
+
+
+def _train(place: Path, plan: Plan, found: Found, launch: Launch, console: Console) -> RunState:
     """Trains what is left of a confirmation; one that cannot begin leaves nothing behind."""
-    launch = replace(launch, source=found.source)
+    launch, file = replace(launch, source=found.source), retraining_file(found.file, plan)
+    console.print(in_words(plan))
     try:
-        return run_trials(Run(place), file, found.spaces, found.teachers, launch, console, keep_all=True)
+        run = Run(place)
+        proposer = RetrainingProposer(run, plan, found.spaces)
+        return run_trials(run, file, found.spaces, found.teachers, launch, console, retrainings=proposer)
     except BaseException:
         if not any(trial.rows for trial in replay(place).trials.values()):
             shutil.rmtree(place)

@@ -1,4 +1,4 @@
-"""From answers on test images to figures: one configuration an arm, its interval, and how it compares.
+"""From answers on test images to figures: each arm's chosen configuration, its interval, and how it compares.
 
 Pure functions of two runs, the search and the retrainings.
 
@@ -17,25 +17,26 @@ from kd_tune import candidates, statistics
 from kd_tune.confirmation import Candidate, Comparison, Confirmation, ConfirmedArm, Plan
 from kd_tune.ledger import Manifest, RunState, TrialState
 from kd_tune.records import DISTIL
+from kd_tune.retraining import Group, best_candidate, groups_of, reported
 from kd_tune.space import Space
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A configuration that was chosen for its arm at a student.
+    """A configuration that was chosen for its arm at a student, or is its only one.
 
     Attributes:
         candidate: what it was in the search.
-        trainings: as the retrainings' ledger has them, one a seed.
+        trainings: those that are reported, as the retrainings' ledger has them, one a seed.
     """
 
     candidate: Candidate
     trainings: list[TrialState]
 
     @property
-    def val_accuracy(self) -> float:
-        """The mean over seeds."""
-        return float(np.mean([trial.value or 0.0 for trial in self.trainings]))
+    def is_whole(self) -> bool:
+        """Whether every training came to its end."""
+        return all(trial.end == "completed" for trial in self.trainings)
 
     @property
     def median(self) -> TrialState:
@@ -43,29 +44,39 @@ class Chosen:
         return sorted(self.trainings, key=lambda trial: (trial.value, trial.number))[(len(self.trainings) - 1) // 2]
 
 
-def choose(plan: Plan, state: RunState) -> tuple[list[Chosen], list[str]]:
-    """One configuration for every arm and student: the best mean validation accuracy over seeds, of equals the first.
+def collect(plan: Plan, state: RunState) -> tuple[list[Chosen], list[str]]:
+    """The chosen configuration of every arm and student, with its trainings.
 
-    Only configurations whose every training came to its end take part: one that diverges on some seeds has no mean.
+    Only one whose every training came to its end has a figure. A student at which the leading arm has none has nothing
+    to compare its controls with, so it is left out.
 
     Returns:
-        The choices by student and arm, and what there is no choice for, in words.
+        Them by student and arm, and what there is no figure for, in words.
     """
     chosen, left_out = [], []
     for index, (section, counts) in enumerate(zip(plan.students, plan.trials, strict=True)):
-        for arm in counts:
-            tried = [
-                Chosen(candidate, [state.trials[number] for number in plan.trainings_of(place)])
-                for place, candidate in enumerate(plan.candidates)
-                if (candidate.student, candidate.arm) == (index, arm)
-            ]
-            whole = [one for one in tried if all(trial.end == "completed" for trial in one.trainings)]
-            if whole:
-                chosen.append(max(whole, key=lambda one: one.val_accuracy))
-            else:
-                why = "no configuration was trained to the end with every seed" if tried else "the search has no trial"
-                left_out.append(f"{arm}, {candidates.describe(section)}: {why}")
+        student, leader = candidates.describe(section), candidates.leading_arm(counts)
+        found = {arm: _retrained(plan, state, (index, arm)) for arm in counts}
+        if isinstance(found[leader], str):
+            left_out.append(f"{student}, all arms: {leader} has {found[leader]}")
+            continue
+        chosen += [one for one in found.values() if isinstance(one, Chosen)]
+        left_out += [f"{student}: {arm} has {lack}" for arm, lack in found.items() if isinstance(lack, str)]
     return chosen, left_out
+
+
+def _retrained(plan: Plan, state: RunState, group: Group) -> Chosen | str:
+    """A group's choice with its trainings, or what it lacks."""
+    if group not in groups_of(plan):
+        return "no usable trial in the search"
+    place = best_candidate(plan, state, group)
+    if place is None:
+        return "no configuration that was trained to the end with every seed"
+    one = Chosen(plan.candidates[place], [state.trials[number] for number in reported(plan, group)])
+    if not one.is_whole:
+        trial = one.candidate.trial
+        return f"no figure, because the configuration of trial {trial} did not reach the end with every fresh seed"
+    return one
 
 
 def make_figures(
@@ -94,6 +105,7 @@ def make_figures(
         num_seeds=plan.num_seeds,
         num_images=right.shape[2],
         opening=len(search.test_openings),
+        search_arms=list(search.quota),
         arms=arms,
         comparisons=_compare(plan, chosen, right),
         left_out=left_out,

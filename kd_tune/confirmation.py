@@ -6,6 +6,8 @@ A run's first confirmation is the folder `confirmation`, a run of its own; furth
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ class Candidate(Record):
         arm: the arm that it belongs to.
         trial: the search's trial that it was.
         draw: its parameters.
+        moved: whether the search's trial had another student, in whose place this one was put, because the arm has no
+            usable trial of this one.
         epoch: epochs that the search trained it for.
         val_accuracy: the search's figure for it.
     """
@@ -37,19 +41,18 @@ class Candidate(Record):
     arm: str
     trial: int
     draw: dict[str, Any]
+    moved: bool
     epoch: int
     val_accuracy: float
 
 
 class Plan(Record):
-    """`plan.json`: what a confirmation trains, all of it, before it begins.
-
-    Training number n is candidate n mod K with its own seed, number n div K, K the number of candidates.
+    """`plan.json`: what a confirmation trains, written before it begins (`retraining` says in what order).
 
     Attributes:
         seed: all training seeds follow from it and the training's number.
         top: candidates of an arm at a student, at most.
-        num_seeds: trainings of each candidate.
+        num_seeds: trainings that are reported, of every chosen configuration.
         students: the `student` sections that arms are compared at.
         trials: by student, how many usable trials of the search each arm had there.
         candidates: by student, by arm, the search's best first.
@@ -62,10 +65,6 @@ class Plan(Record):
     trials: list[dict[str, int]]
     candidates: list[Candidate]
 
-    def trainings_of(self, candidate: int) -> list[int]:
-        """Numbers of a candidate's trainings, a seed each."""
-        return [seed * len(self.candidates) + candidate for seed in range(self.num_seeds)]
-
 
 class ConfirmedArm(Record):
     """One arm at one student: its chosen configuration, trained on fresh seeds, on the test images.
@@ -76,13 +75,14 @@ class ConfirmedArm(Record):
         arm: the arm.
         trial: the search's trial whose configuration was chosen.
         draw: its parameters.
-        trainings: their numbers in the confirmation's run, a seed each.
+        trainings: their numbers in the confirmation's run, a seed each; those that it was chosen by are not among them.
         val_accuracies: of the trainings, last epoch.
         test_accuracies: of the trainings.
         low: lower end of the 95 % interval of the mean test accuracy, over new seeds and new images.
         high: upper end.
-        search_trials: usable trials of the search for this arm and student.
-        search_maximum: the largest last validation accuracy of those.
+        search_trials: usable trials of the search for this arm and student; 0 if the configuration is one of another
+            student, moved to this one.
+        search_maximum: the largest last validation accuracy of those; None where there is none.
         search_shrunken: the same without the luck of having been the largest; None where the search did not record
             halves of the validation images.
         exported: the training with the median validation accuracy.
@@ -100,7 +100,7 @@ class ConfirmedArm(Record):
     low: float
     high: float
     search_trials: int
-    search_maximum: float
+    search_maximum: float | None
     search_shrunken: float | None
     exported: int
     export: str
@@ -149,6 +149,7 @@ class Confirmation(Record):
         num_seeds: trainings of each configuration.
         num_images: test images.
         opening: which opening of the test set by this run it was, from 1.
+        search_arms: arms that the search had.
         arms: a row an arm and student.
         comparisons: of the distilled arm with each control.
         left_out: what could not be compared, and why.
@@ -159,6 +160,7 @@ class Confirmation(Record):
     num_seeds: int
     num_images: int
     opening: int
+    search_arms: list[str]
     arms: list[ConfirmedArm]
     comparisons: list[Comparison]
     left_out: list[str]
@@ -170,12 +172,15 @@ def folder_of(run: Path, number: int) -> Path:
     return run / ("confirmation" if number == 1 else f"confirmation_{number}")
 
 
-def count(run: Path) -> int:
-    """How many confirmations of a run were begun."""
-    number = 0
-    while (folder_of(run, number + 1) / PLAN).exists():
-        number += 1
-    return number
+def numbers(names: Iterable[str]) -> list[int]:
+    """Which confirmations folders of these names are, in order; other names are passed over."""
+    found = (re.fullmatch(r"confirmation(?:_([1-9][0-9]*))?", name) for name in names)
+    return sorted(int(match[1] or 1) for match in found if match)
+
+
+def begun(run: Path) -> list[int]:
+    """A run's confirmations that were begun and still lie there, in order: earlier ones may have been deleted."""
+    return numbers(plan.parent.name for plan in run.glob(f"*/{PLAN}"))
 
 
 def latest(run: Path) -> Confirmation | None:
@@ -184,7 +189,7 @@ def latest(run: Path) -> Confirmation | None:
     Raises:
         ConfigError: it is damaged.
     """
-    for number in range(count(run), 0, -1):
+    for number in reversed(begun(run)):
         path = folder_of(run, number) / FIGURES
         if path.exists():
             return read_record(path, Confirmation)
@@ -204,6 +209,7 @@ def arms_table(confirmation: Confirmation) -> pd.DataFrame:
             "low": arm.low,
             "high": arm.high,
             "val_accuracy": pd.Series(arm.val_accuracies).mean(),
+            "search_trials": arm.search_trials,
             "search_maximum": arm.search_maximum,
             "search_shrunken": arm.search_shrunken,
         }
@@ -221,19 +227,25 @@ def shown_arms(confirmation: Confirmation) -> pd.DataFrame:
     """`arms_table` as a person reads it."""
     rows = [
         {
-            "student": f"{row['student']}, {row['num_parameters']:,} parameters",
+            "student": row["student"],
+            "parameters": f"{row['num_parameters']:,}",
             "arm": row["arm"],
             "trial": str(row["trial"]),
             "test accuracy": f"{row['test_accuracy']:.2%}",
             "sd, points": f"{100 * row['sd']:.2f}",
             "95 % interval": f"{100 * row['low']:.2f} to {100 * row['high']:.2f}",
             "validation": f"{row['val_accuracy']:.2%}",
-            "search's maximum": f"{row['search_maximum']:.2%}",
-            "shrunken": "" if pd.isna(row["search_shrunken"]) else f"{row['search_shrunken']:.2%}",
+            "trials in search": str(row["search_trials"]),
+            "maximum in search": _percent(row["search_maximum"]),
+            "shrunken": _percent(row["search_shrunken"]),
         }
         for row in arms_table(confirmation).to_dict("records")
     ]
     return pd.DataFrame(rows)
+
+
+def _percent(value: float | None) -> str:
+    return "" if pd.isna(value) else f"{value:.2%}"
 
 
 def configurations(confirmation: Confirmation) -> list[str]:
@@ -248,8 +260,14 @@ def configurations(confirmation: Confirmation) -> list[str]:
 def findings(confirmation: Confirmation) -> list[str]:
     """What to say below the table: comparisons, what is missing, and what is known of the teachers."""
     lines = [f"{comparison.student}: {comparison.sentence()}" for comparison in confirmation.comparisons]
-    if not lines:
+    if len(confirmation.search_arms) == 1:
         lines.append("no control: there is nothing to compare distillation with")
+    lines += [
+        f"{arm.student}: the search has no trial of {arm.arm} with it, so its best of other students were moved to it"
+        for arm in confirmation.arms
+        if not arm.search_trials
+    ]
+    lines += [text for arm in confirmation.arms if (text := _unstable(arm))]
     lines += [f"left out: {reason}" for reason in confirmation.left_out]
     for teacher, knows in confirmation.knows_validation_images.items():
         if knows:
@@ -257,3 +275,15 @@ def findings(confirmation: Confirmation) -> list[str]:
         elif knows is None:
             lines.append(f"nobody can tell whether teacher {teacher} learnt from the validation images")
     return lines
+
+
+def _unstable(arm: ConfirmedArm) -> str:
+    """What to say of an arm some of whose trainings came to little: its mean and interval describe no training."""
+    failed = sum(accuracy < max(arm.val_accuracies) / 2 for accuracy in arm.val_accuracies)
+    if not failed:
+        return ""
+    return (
+        f"{arm.student}, {arm.arm}: {failed} of {len(arm.val_accuracies)} trainings ended below half of the best one's "
+        f"validation accuracy ({min(arm.val_accuracies):.2%} against {max(arm.val_accuracies):.2%}): this "
+        "configuration trains with some seeds only; look for a calmer one, such as a lower learning rate"
+    )

@@ -1,7 +1,8 @@
 """Recorded learning curves: many random configurations of one space, each trained to the end.
 
 `record` makes such a table, `replay` runs searches over it. It lies in two files: `NAME.parquet` with a row a
-configuration and epoch, and `NAME.json` with the space and the conditions that it was recorded under.
+configuration and epoch, and `NAME.json` with the space and the conditions that it was recorded under. A configuration
+is one cell of JSON (`draw`): options of a choice may be of several types, which a column of Parquet cannot be.
 
 Shapes: R configurations, E epochs.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -92,9 +94,12 @@ class CurveTable:
 def check_recording(tables: RunTables) -> None:
     """Raises ConfigError if a run chose among configurations, pruned them, or has other arms than the distilled one."""
     search = tables.file.search
-    given = search.sampler.name, search.scheduler.name, list(search.trials_by_arm())
-    if given != ("random", "none", [DISTIL]):
-        raise ConfigError(f"{tables.folder}: a table needs sampler random, scheduler none and the arm distil alone")
+    given = search.goal, search.points, search.sampler.name, search.scheduler.name, list(search.trials_by_arm())
+    if given != ("best", [], "random", "none", [DISTIL]):
+        raise ConfigError(
+            f"{tables.folder}: a table needs goal best, no points, sampler random, scheduler none and the arm distil "
+            "alone; `kd-tune record FILE.yaml` makes such a run"
+        )
 
 
 def from_run(tables: RunTables) -> CurveTable:
@@ -108,7 +113,7 @@ def from_run(tables: RunTables) -> CurveTable:
         raise ConfigError(f"{tables.folder}: not finished; go on with `kd-tune record --resume {tables.folder}`")
     trials = [trial for trial in tables.state.trials.values() if trial.end in ("completed", "diverged")]
     rows = [
-        {"config": index, **trial.draw, "epoch": epoch}
+        {"config": index, "epoch": epoch}
         | {name: _figure(row, name, trial.end == "diverged" and epoch == trial.epoch) for name in MEASURED}
         for index, trial in enumerate(trials)
         for epoch, row in sorted(trial.rows.items())
@@ -118,8 +123,10 @@ def from_run(tables: RunTables) -> CurveTable:
 
 def write(table: CurveTable, tables: RunTables, path: Path) -> None:
     """Writes `path`, which is `NAME.parquet`, and `NAME.json` beside it."""
+    cells = [json.dumps(draw) for draw in table.draws]
+    curves = table.curves.assign(draw=[cells[config] for config in table.curves["config"]])
     with written_whole(path) as temporary:
-        table.curves.to_parquet(temporary, index=False, compression="zstd")
+        curves.to_parquet(temporary, index=False, compression="zstd")
         digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
         manifest = TableManifest(
             trial=to_raw(table.trial),
@@ -146,10 +153,8 @@ def read(path: Path) -> CurveTable:
         raise ConfigError(f"{path}: not the table that {path.with_suffix('.json').name} describes")
     trial = parse_search_file({"trial": manifest.trial}, Source(str(path), {})).trial
     curves = pd.read_parquet(io.BytesIO(content))
-    names = list(Space(trial).parameters())
-    first = curves.groupby("config")[[name for name in names if name in curves]].first()
-    draws = [{str(name): value for name, value in row.items() if pd.notna(value)} for row in first.to_dict("records")]
-    return CurveTable(trial, draws, curves)
+    draws = [json.loads(cell) for cell in curves.groupby("config")["draw"].first()]
+    return CurveTable(trial, draws, curves.drop(columns="draw"))
 
 
 def _figure(row: dict[str, Any], name: str, diverged: bool) -> float:

@@ -72,16 +72,18 @@ def divergence(tables: RunTables) -> pd.DataFrame:
     """Arms in which trials diverged, with the learning rates at which they did.
 
     Returns:
-        A row an arm and learning rate that it draws: arm, trials (ended), diverged, share, parameter, diverged_at (the
-        median rate of these), and others_below, what three quarters of the others lie below; NaN where there are none.
+        A row an arm and learning rate that it draws, and one for trials that draw none, whose parameter is empty: arm,
+        trials (ended), diverged, share, parameter, diverged_at (the median rate of these), and others_below, what three
+        quarters of the others lie below; NaN where there are none.
     """
     names = [name for name in Space(tables.file.trial).parameters() if name.endswith(".lr")]
     rows = []
     for arm in tables.state.quota:
         trials = [trial for trial in tables.state.of_arm(arm) if trial.end is not None]
-        for name in names:
-            drawn = [trial for trial in trials if name in trial.draw]
-            rates = pd.Series([trial.draw[name] for trial in drawn], dtype=float)
+        groups = [(name, [trial for trial in trials if name in trial.draw]) for name in names]
+        groups.append(("", [trial for trial in trials if not trial.draw.keys() & set(names)]))
+        for name, drawn in groups:
+            rates = pd.Series([trial.draw.get(name) for trial in drawn], dtype=float)
             diverged = pd.Series([trial.end == "diverged" for trial in drawn], dtype=bool)
             if not diverged.any():
                 continue
@@ -157,7 +159,7 @@ def _on_ranges(tables: RunTables, ends: pd.DataFrame, often: pd.DataFrame) -> It
 
 def _often_diverged(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of `divergence` where it was no accident, and at high rates."""
-    table = table[(table["diverged"] >= MIN_DIVERGED) & (table["share"] >= MIN_SHARE)]
+    table = table[(table["diverged"] >= MIN_DIVERGED) & (table["share"] >= MIN_SHARE) & (table["parameter"] != "")]
     return table[~(table["diverged_at"] <= table["others_below"])]  # NaN: all of them diverged
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,6 +116,7 @@ class TrialState:
         latest: the epoch that was reported last; below an earlier one while epochs are run again.
         end: why it ended; None while it can go on.
         error: the last error, if it failed.
+        after_opening: whether it was proposed when the run had opened the test set.
     """
 
     number: int
@@ -129,6 +130,7 @@ class TrialState:
     latest: int = 0
     end: StopReason | None = None
     error: str | None = None
+    after_opening: bool = False
 
     @property
     def epoch(self) -> int:
@@ -194,6 +196,7 @@ class RunState:
                 event["draw"],
                 stratum=event.get("stratum", 0),
                 never_pruned=event.get("never_pruned", False),
+                after_opening=bool(self.test_openings),
             )
         elif kind == records.EPOCH:
             trial = self.trials[event["trial"]]
@@ -218,6 +221,15 @@ class RunState:
     def num_missing(self) -> int:
         """Trials that were not proposed yet."""
         return max(0, sum(self.quota.values()) - len(self.trials))
+
+
+def ranked(trials: Iterable[TrialState]) -> list[TrialState]:
+    """Usable trials, best first; of equals the first.
+
+    By their last value, whatever their epochs: under a schedule that ends at a small rate an early value is nearly a
+    lower bound of the end's, and a trial that is never pruned reaches the end without having been good.
+    """
+    return sorted((trial for trial in trials if trial.usable), key=lambda trial: (-(trial.value or 0.0), trial.number))
 
 
 def _known_trial(event: Event) -> TrialState:

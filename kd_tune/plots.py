@@ -121,12 +121,13 @@ def rank_correlation(tables: RunTables) -> Figure | None:
         axes.plot(rows["epoch"], rows["rho"], color=colours.get(str(arm), "0.2"), linewidth=1 + thick, label=label)
         if thick:
             axes.fill_between(rows["epoch"], rows["low"], rows["high"], color="0.2", alpha=0.12, linewidth=0)
-    for rung in rung_diagnosis.judged_rungs(tables):
+    has_rungs = tables.file.search.scheduler.has_rungs
+    for rung in rung_diagnosis.judged_epochs(tables) if has_rungs else ():
         axes.axvline(rung, color="0.5", linestyle=":", linewidth=1)
     axes.set_xlim(1, num_epochs)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(min(-0.02, float(table["rho"].min()), float(table["low"][table["arm"] == pooled].min())), 1.02)
-    axes.set_xlabel("epoch (dotted: rungs)")
+    axes.set_xlabel("epoch (dotted: rungs)" if has_rungs else "epoch")
     axes.set_ylabel("rank correlation with the end")
     axes.set_title("1: ranks as the end does; 0: like a coin; shaded: 95 % interval", fontsize=9, color="0.4")
     figure.legend(loc="outside upper center", ncols=2, frameon=False)

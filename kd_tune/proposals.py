@@ -47,8 +47,8 @@ def propose(
         start: a wish: a draw to start from, of which the sampler draws what is left out. Passed over where nothing new
             and accepted comes of it.
         accept: a condition on the draw.
-        given: parameters with which the condition is met; where the sampler does not come to a new, accepted draw by
-            itself, it is asked for the rest of these.
+        given: parameters with which the condition is met: the sampler is asked for the rest. Where nothing new comes of
+            it, any accepted draw will do.
         canonical: gives every draw that stands for the same trial the same form.
         known: trials of earlier runs that the sampler is shown first. Their draws may be proposed again: this run
             wants its own students, checkpoints and figures of the best of them.
@@ -62,8 +62,7 @@ def propose(
     history = [*known, *trials]
     candidates = itertools.chain(
         ask(space, history, config, derive_seed(seed, "start"), start) if start else (),
-        ask(space, history, config, seed, {}),
-        ask(space, history, config, derive_seed(seed, "given"), given) if given else (),
+        ask(space, history, config, seed, given or {}),
         _anywhere(space, derive_seed(seed, "anywhere")),
     )
     for candidate in candidates:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,19 +18,24 @@ from kd_tune.search_file import SearchFile
 def record(file: SearchFile, folder: Path, launch: search.Launch, console: Console) -> RunState:
     """Trains `search.num_trials` random configurations of a search file's trial to the end; the run lies in `folder`.
 
-    Sampler, scheduler and arms of the file are replaced. A recording that was interrupted goes on like any run
-    (`search.resume`).
+    A recording that was interrupted goes on like any run (`search.resume`).
 
     Raises:
         ConfigError: see `search.start`.
     """
+    return search.start(recording_of(file), folder, launch, console)
+
+
+def recording_of(file: SearchFile) -> SearchFile:
+    """A search file with all replaced by which a search chooses among configurations, or stops some."""
     settings = {
+        "goal": "best",
+        "points": [],
         "sampler": SamplerConfig(name="random"),
         "scheduler": SchedulerConfig(name="none"),
         "arms": [ArmConfig(name="distil")],
     }
-    file = replace(file, search=file.search.model_copy(update=settings))
-    return search.start(file, folder, launch, console)
+    return replace(file, search=file.search.model_copy(update=settings))
 
 
 def resume(folder: Path, launch: search.Launch, console: Console) -> RunState:
@@ -43,11 +49,16 @@ def resume(folder: Path, launch: search.Launch, console: Console) -> RunState:
 
 
 def check_target(path: Path) -> None:
-    """Raises ConfigError if a table cannot be written to `path`; asked before hours of training."""
+    """Raises ConfigError if a table cannot be written to `path`: tried before hours of training, leaving nothing."""
     if path.suffix != ".parquet":
         raise ConfigError(f"--out {path}: a table's name ends in .parquet")
     if path.exists():
         raise ConfigError(f"--out {path}: there is a table of this name; take another, or delete it first")
+    try:
+        with tempfile.TemporaryFile(dir=next(parent for parent in path.absolute().parents if parent.exists())):
+            pass
+    except OSError as error:
+        raise ConfigError(f"--out {path}: nothing can be written there: {error.strerror}") from None
 
 
 def write_table(run: Path, path: Path) -> str:

@@ -25,14 +25,15 @@ from ray.tune.search import Searcher
 from kd_tune import records
 from kd_tune.config import SearchConfig
 from kd_tune.curve_table import CurveTable
-from kd_tune.ledger import RunState
+from kd_tune.ledger import Event, RunState
 from kd_tune.ranges import Choice, FloatRange, IntRange
 from kd_tune.records import DISTIL, METRIC, finite_or_none
 from kd_tune.scheduler import Referee, RunScheduler
-from kd_tune.searcher import RunSearcher
+from kd_tune.searcher import RunSearcher, SearchProposer
 from kd_tune.space import Draw, Space
 from kd_tune.strata import Students, stratum_of
 
+SETTINGS = ("goal", "sampler", "scheduler", "points")  # of a `search` section; the rest is the table's, or the clock's
 STUDENT_WEIGHT = 10.0
 NO_CONTROLLER: Any = None  # Tune's own loop, at which these schedulers do not look
 
@@ -55,10 +56,12 @@ class MemoryRun:
     """A run without a folder: what searcher and scheduler need of one."""
 
     state: RunState = field(default_factory=RunState)
+    events: list[Event] = field(default_factory=list)
 
     def record(self, event: str, **fields: Any) -> None:
-        """Folds an event into the state."""
-        self.state.apply(finite_or_none({"event": event, **fields}))
+        """Keeps an event, and folds it into the state."""
+        self.events.append(finite_or_none({"event": event, **fields}))
+        self.state.apply(self.events[-1])
 
 
 class OwnSearch:
@@ -66,7 +69,7 @@ class OwnSearch:
 
     Args:
         table: what will be searched.
-        config: the `search` section; its number of trials is of no account, the clock ends a replay.
+        config: the `search` section, of which SETTINGS and the seed count.
     """
 
     def __init__(self, table: CurveTable, config: SearchConfig) -> None:
@@ -74,7 +77,9 @@ class OwnSearch:
         self._students = recorded_students(table) if config.goal == "front" else None
         strata = () if self._students is None else self._students.edges()
         self._run.record(records.STARTED, quota={DISTIL: len(table.draws)}, strata=strata)
-        self._searcher = RunSearcher(self._run, {DISTIL: table.space}, config, self._students)
+        self._searcher = RunSearcher(
+            self._run, SearchProposer(self._run, {DISTIL: table.space}, config, self._students)
+        )
         self._scheduler = RunScheduler(self._run, Referee(config.scheduler, table.num_epochs))
 
     def suggest(self) -> tuple[int, Draw] | None:
@@ -98,9 +103,18 @@ class OwnSearch:
 def recorded_students(table: CurveTable) -> Students:
     """The students of a table by their size; one that was not recorded has the size of the nearest that was."""
     space = Space({"student": table.trial["student"]})
-    draws = [{name: draw[name] for name in space.parameters() if name in draw} for draw in table.draws]
+    names = space.parameters()
+    draws = [{name: draw[name] for name in names if name in draw} for draw in table.draws]
     nearest = Nearest(space, draws)
-    return Students(lambda draw: int(table.num_parameters[nearest.find(draw)]), tuple(draws))
+    sizes: dict[str, int] = {}  # every proposal asks for those of all recorded students
+
+    def count(draw: Draw) -> int:
+        student = repr([draw.get(name) for name in names])
+        if student not in sizes:
+            sizes[student] = int(table.num_parameters[nearest.find(draw)])
+        return sizes[student]
+
+    return Students(count, tuple(draws))
 
 
 class RayDefaults:
@@ -275,7 +289,7 @@ class Nearest:
         return np.asarray(np.square(self._points - self._encode(draw)).sum(axis=1))
 
     def _encode(self, draw: Draw) -> np.ndarray:
-        parts = [_weight(name) * np.array(_coordinates(leaf, draw.get(name))) for name, leaf in self._leaves.items()]
+        parts = [_weight(name) * np.array(_coordinates(leaf, draw, name)) for name, leaf in self._leaves.items()]
         return np.concatenate(parts)
 
 
@@ -283,14 +297,14 @@ def _weight(parameter: str) -> float:
     return STUDENT_WEIGHT if parameter.startswith("student") else 1.0
 
 
-def _coordinates(leaf: Any, value: Any) -> list[float]:
+def _coordinates(leaf: Any, draw: Draw, name: str) -> list[float]:
     """A value as coordinates: one from 0 to 1 (-1: not there), or for a choice one an option, 1 / sqrt(2) or 0."""
     if isinstance(leaf, Choice):
-        return [np.sqrt(0.5) * (value is not None and value == option) for option in leaf.values]
+        return [np.sqrt(0.5) * (name in draw and draw[name] == option) for option in leaf.values]
     assert isinstance(leaf, FloatRange | IntRange)
-    if value is None:
+    if name not in draw:
         return [-1.0]
-    low, high = leaf.bounds
+    (low, high), value = leaf.bounds, draw[name]
     if leaf.log:
         low, high, value = np.log(low), np.log(high), np.log(value)
     return [(value - low) / (high - low)]

@@ -14,7 +14,7 @@ from rich.table import Table
 from kd_tune import analysis, budget, confirmation, diagnosis, plots, results, rung_diagnosis
 from kd_tune.analysis import Finding
 from kd_tune.confirmation import Confirmation
-from kd_tune.ledger import SEARCH_FILE
+from kd_tune.ledger import SEARCH_FILE, RunState
 from kd_tune.paths import written_whole
 from kd_tune.records import ARMS, METRIC
 from kd_tune.results import RunTables
@@ -64,7 +64,9 @@ def write(folder: Path, console: Console) -> Path:
 def show(confirmed: Confirmation, console: Console) -> None:
     """Prints what a confirmation found."""
     console.print(f"\n{_title(confirmed)}", style="bold")
-    console.print(_table(confirmation.shown_arms(confirmed)))
+    for student, rows in confirmation.shown_arms(confirmed).groupby("student", sort=False):
+        title = f"{student}, {rows['parameters'].iloc[0]} parameters"
+        console.print(_table(rows.drop(columns=["student", "parameters", "trial"]), title))
     for line in (*confirmation.findings(confirmed), *confirmation.configurations(confirmed)):
         console.print(f"  {line}")
 
@@ -115,7 +117,19 @@ def _print(tables: RunTables, sections: dict[str, pd.DataFrame], findings: list[
         console.print("\nBefore the next search", style="bold")
     for text in to_do:
         console.print(f"  {text}", markup=False)
-    console.print(f"\ntest set: opened {len(tables.state.test_openings)} times by this run\n")
+    console.print(f"\nThe test set was opened {_openings(tables.state)}.\n")
+
+
+def _openings(state: RunState) -> str:
+    """How often a run opened its test set, and whether its search went on as if it had not."""
+    times = f"{len(state.test_openings)} times by this run"
+    later = sum(trial.after_opening for trial in state.trials.values())
+    if not later:
+        return times
+    return (
+        f"{times}, and the search went on after that, by {later} trials: "
+        "what is confirmed again among them was chosen after a look"
+    )
 
 
 def _table(frame: pd.DataFrame, title: str | None = None) -> Table:
@@ -178,7 +192,7 @@ def _page(
             "configurations": confirmation.configurations(confirmed),
         },
         manifest=tables.manifest,
-        openings=len(tables.state.test_openings),
+        openings=_openings(tables.state),
         arms=tables.state.quota,
         has_controls=len(tables.state.quota) > 1,
         winners=[

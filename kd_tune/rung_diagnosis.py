@@ -1,4 +1,4 @@
-"""Whether early epochs rank trials as the end does: what a run says about its own rungs.
+"""Whether early epochs rank trials as the end does: what a run says about its own rungs, or about pruning without any.
 
 Judged by trials that were trained to the end whatever their first epochs said: those that are never pruned, or all of a
 search without pruning. They are ranked among those that they compete with, of their arm and stratum (a group).
@@ -18,7 +18,7 @@ from kd_tune.results import RunTables
 from kd_tune.rungs import rung_epochs
 
 ALL = "all"
-MIN_TRIALS = 6  # below, an interval of a rank correlation says nothing
+MIN_FREEDOM = 3  # six trials of one group; below, an interval of a rank correlation says nothing
 AS_THE_END, POOR, COIN = 0.8, 0.5, 0.3  # rank correlations
 KEPT = 1 / 3  # of a rung that is not the search's own
 
@@ -28,30 +28,37 @@ def prunes(tables: RunTables) -> bool:
     return tables.file.search.scheduler.name != "none"
 
 
-def judged_rungs(tables: RunTables) -> tuple[int, ...]:
-    """The epochs to judge: the search's rungs, or where it might have had some."""
-    num_epochs = tables.file.trial["training"]["num_epochs"]
+def judged_epochs(tables: RunTables) -> tuple[int, ...]:
+    """The search's rungs; where it has none, epochs that might be some, and the last after which it prunes."""
+    num_epochs: int = tables.file.trial["training"]["num_epochs"]
     scheduler = tables.file.search.scheduler
-    grace_period, factor = (scheduler.grace_period, scheduler.reduction_factor) if prunes(tables) else (1, 3)
-    return rung_epochs(grace_period, factor, num_epochs)
+    if scheduler.has_rungs:
+        return rung_epochs(scheduler.grace_period, scheduler.reduction_factor, num_epochs)
+    last = range(1, num_epochs)[-1:] if prunes(tables) else ()
+    return tuple(sorted({*rung_epochs(1, 3, num_epochs), *last}))
 
 
 def rungs(tables: RunTables) -> pd.DataFrame:
-    """How well every rung ranks trials, and what it does to those that end best.
+    """How well early epochs rank trials, and what pruning does by then to those that end best.
 
-    The rungs are the search's; without pruning epochs 1, 3, 9, ..., as if each kept the best third.
+    The epochs are `judged_epochs`; without pruning, each as if it were a rung that keeps the best third.
 
     Returns:
         The columns of `rank_correlation`, and `best`: how many trials are the tenth that ends best, at least one;
-        `best_stopped`: how many of these the rung would have stopped. Empty if no trial can tell.
+        `best_stopped`: how many of these would have been stopped by then. Empty if no trial can tell.
     """
-    epochs, evidence = judged_rungs(tables), _evidence(tables)
+    return _rungs(_evidence(tables), tables)
+
+
+def _rungs(evidence: pd.DataFrame, tables: RunTables) -> pd.DataFrame:
+    """`rungs`, from its evidence."""
+    epochs = judged_epochs(tables)
     table = _correlations(evidence, tables, epochs)
     if evidence.empty:
         return table.iloc[:0].assign(best=0, best_stopped=0)
     best = {arm: _best_tenth(mine) for arm, mine in _by_arm(evidence, tables)}
     own = prunes(tables)
-    stopped = {epoch: evidence["stopped_at"] == epoch if own else _is_below(evidence, epoch) for epoch in epochs}
+    stopped = {epoch: evidence["stopped_at"] <= epoch if own else _is_below(evidence, epoch) for epoch in epochs}
     table["best"] = [len(best[arm]) for arm in table["arm"]]
     table["best_stopped"] = [
         int(stopped[epoch][best[arm]].sum()) for arm, epoch in zip(table["arm"], table["epoch"], strict=True)
@@ -80,27 +87,52 @@ def _correlations(evidence: pd.DataFrame, tables: RunTables, epochs: Iterable[in
 
 
 def advice(tables: RunTables) -> Finding | None:
-    """Whether the grace period is right; where there is doubt, it can stay. None if the search has no rungs."""
-    table = rungs(tables)
-    if not judged_rungs(tables):
+    """Whether pruning can stay as it is; where there is doubt, it can. None if trials have no early epoch."""
+    if not judged_epochs(tables):
         return None
-    if table.empty:
-        return Finding(
-            "no trial was trained to the end whatever its rungs said, so nothing judges the rungs", act=False
-        )
+    evidence = _evidence(tables)
+    if _freedom(evidence) < MIN_FREEDOM:
+        return _too_few(tables, len(evidence))
+    table = _rungs(evidence, tables)
     pooled = table[table["arm"] == table["arm"].iloc[0]]
     if math.isnan(pooled["rho"].iloc[0]):
-        n = pooled["n"].iloc[0]
-        return Finding(
-            f"{n} trials that had to reach the end are too few (or too much alike) to judge rungs", act=False
-        )
-    return _on_grace_period(pooled) if prunes(tables) else _without_pruning(pooled)
+        return Finding(f"all {len(evidence)} trials that had to reach the end ended alike: nothing to judge by", False)
+    if not prunes(tables):
+        return _without_pruning(pooled)
+    return _on_grace_period(pooled) if tables.file.search.scheduler.has_rungs else _on_loss(tables, pooled)
+
+
+def _too_few(tables: RunTables, found: int) -> Finding:
+    """How many trials must reach the end whatever their first epochs said, and what would give so many."""
+    scheduler, strata = tables.file.search.scheduler, max(1, len(tables.state.strata))
+    groups = strata * len(tables.state.quota)
+    needed = groups + 2 + MIN_FREEDOM
+    each = math.ceil(needed / groups)  # trials that are never pruned are shared out by arm and stratum
+    share = scheduler.never_pruned if prunes(tables) else 1.0
+    now = min(tables.state.quota.values()) // strata
+    ways = [f"{strata * math.ceil(each / share)} trials of every arm"] if share else []
+    if prunes(tables) and each <= now:
+        ways.append(f"scheduler.never_pruned: {math.ceil(100 * each / now) / 100:g}")
+    what = "rungs" if scheduler.has_rungs else "early epochs"
+    return Finding(
+        f"{found} trials had to reach the end, but to judge {what} takes {needed}: "
+        f"{' or '.join(ways) or 'more trials'} would give them",
+        act=False,
+    )
+
+
+def _on_loss(tables: RunTables, pooled: pd.DataFrame) -> Finding:
+    """What a judge without rungs does to the best; its own settings say too little for advice on them."""
+    last = pooled.iloc[-1]
+    lost = last["best_stopped"] or "none"
+    text = f"{tables.file.search.scheduler.name} would have stopped {lost} of the best {last['best']}"
+    return Finding(f"{text} among {last['n']} trials that had to reach the end", act=False)
 
 
 def _on_grace_period(pooled: pd.DataFrame) -> Finding:
     first = pooled.iloc[0]
     grace, known = first["epoch"], f"rho {first['rho']:.2f}, n = {first['n']}"
-    lost, best = pooled["best_stopped"].sum(), first["best"]
+    lost, best = pooled["best_stopped"].iloc[-1], first["best"]
     loss = f"; pruning would have stopped {lost} of the best {best}" if lost else ""
     if first["rho"] < POOR and first["high"] < AS_THE_END:
         later = pooled["epoch"][(pooled["rho"] >= POOR) & (pooled["low"] > first["rho"])]
@@ -145,7 +177,8 @@ def _evidence(tables: RunTables) -> pd.DataFrame:
         return trial.end == "completed" and trial.usable and (trial.never_pruned or not prunes(tables))
 
     rows = [
-        {"arm": trial.arm, "group": f"{trial.arm}/{trial.stratum}", "stopped_at": trial.spared_at, "end": trial.value}
+        {"arm": trial.arm, "group": f"{trial.arm}/{trial.stratum}", "end": trial.value}
+        | {"stopped_at": math.inf if trial.spared_at is None else trial.spared_at}
         | {epoch: row[METRIC] for epoch, row in trial.rows.items()}
         for _, trial in sorted(tables.state.trials.items())
         if judges(trial)
@@ -163,14 +196,18 @@ def _by_arm(evidence: pd.DataFrame, tables: RunTables) -> Iterator[tuple[str, pd
 
 def _correlation(evidence: pd.DataFrame, epoch: int) -> tuple[float, float, float]:
     """Spearman's correlation within groups, and its interval; where an epoch's values are all alike, no order: 0."""
-    freedom = len(evidence) - evidence["group"].nunique() - 2
-    if freedom < MIN_TRIALS - 3:
+    freedom = _freedom(evidence)
+    if freedom < MIN_FREEDOM:
         return math.nan, math.nan, math.nan
     early, late = (_centred_ranks(evidence[column], evidence["group"]) for column in (epoch, "end"))
     if not late.any():
         return math.nan, math.nan, math.nan
     rho = float((early * late).sum()) / math.sqrt(float((early**2).sum() * (late**2).sum())) if early.any() else 0.0
     return rho, *_interval(rho, len(evidence), freedom)
+
+
+def _freedom(evidence: pd.DataFrame) -> int:
+    return len(evidence) - evidence["group"].nunique() - 2
 
 
 def _interval(rho: float, num_trials: int, freedom: int) -> tuple[float, float]:

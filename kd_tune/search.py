@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,22 +35,25 @@ from kd_tune.ledger import (
     already_there,
     checkpoints_of,
     no_run,
+    ranked,
     read_events,
 )
 from kd_tune.manifest import hardware, versions
-from kd_tune.paths import read_record
+from kd_tune.paths import read_record, written_whole
 from kd_tune.prepare import PreparedTeacher, prepare
 from kd_tune.records import TeacherPlace
 from kd_tune.scheduler import Referee, RunScheduler, replay_verdicts
 from kd_tune.search_checks import check, check_draws, resolved, students_by_size
 from kd_tune.search_file import SearchFile, load_search_file
-from kd_tune.searcher import RunSearcher
+from kd_tune.searcher import Proposer, RunSearcher, SearchProposer
 from kd_tune.space import Space
 from kd_tune.strata import Students
 from kd_tune.strict_yaml import dump_yaml
 from kd_tune.trainable import RunContext
-from kd_tune.warm_start import check_equal, read_earlier, record_known
+from kd_tune.warm_start import EarlierRun, check_equal, read_earlier, record_known
 from kd_tune.watch import watching
+
+MOST_NAMED = 10  # trials that go on and are named one by one
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,9 @@ def start(file: SearchFile, folder: Path, launch: Launch, console: Console) -> R
     students = students_by_size(file, spaces, dataset)
     prepared = prepare(file.trial, dataset, source, console)
     check_equal(earlier, teachers=_fingerprints(prepared))
-    run = Run.create(folder, dump_yaml(resolved(file)), _manifest(file, dataset, prepared, source))
-    for line in record_known(run, earlier, list(spaces), students):
+    for line in make_run(folder, file, _manifest(file, dataset, prepared, source), earlier, students):
         console.print(line)
+    run = Run(folder)
     try:
         launch = replace(launch, source=source)
         return run_trials(run, file, spaces, _places(prepared), launch, console, students)
@@ -104,6 +107,23 @@ def start(file: SearchFile, folder: Path, launch: Launch, console: Console) -> R
         if not run.state.trials:  # the cluster was not there, or cannot hold a trial
             shutil.rmtree(folder)
         raise
+
+
+def make_run(
+    folder: Path, file: SearchFile, manifest: Manifest, earlier: Sequence[EarlierRun], students: Students | None
+) -> list[str]:
+    """Makes a new run with all that it learns from, or nothing: a part of it would be gone on with in silence.
+
+    Returns:
+        Lines that say what it learns from.
+
+    Raises:
+        ConfigError: the name is taken, or the place cannot be written.
+    """
+    arms = list(file.search.trials_by_arm())
+    content = dump_yaml(resolved(file))
+    with written_whole(folder) as temporary, closing(Run.create(temporary, content, manifest)) as run:
+        return record_known(run, earlier, arms, students)
 
 
 def resume(folder: Path, launch: Launch, console: Console) -> RunState:
@@ -213,7 +233,7 @@ def run_trials(
     launch: Launch,
     console: Console,
     students: Students | None = None,
-    keep_all: bool = False,
+    retrainings: Proposer | None = None,
 ) -> RunState:
     """Gives Ray what there is to do; records how this launch began and ended.
 
@@ -225,7 +245,8 @@ def run_trials(
         launch: how to run it.
         console: shows progress.
         students: by their size; None if trials of all sizes compete with each other.
-        keep_all: whether every trial keeps its last checkpoint, not only each arm's best few.
+        retrainings: what a confirmation trains in place of new draws; each keeps its last checkpoint then, not only an
+            arm's best few.
     """
     num_epochs = file.trial["training"]["num_epochs"]
     with closing(run):
@@ -254,9 +275,10 @@ def run_trials(
                 run.record(records.EXTENDED, num_trials=launch.extend)
             _announce(run, file, referee, console)
             with watching(console, run.state, num_epochs) as watch:
-                run.listeners += [watch] if keep_all else [_CheckpointKeeper(run.folder), watch]
+                run.listeners += [watch] if retrainings else [_CheckpointKeeper(run.folder), watch]
                 with suppress(KeyboardInterrupt):  # recorded as a pause, like one that Tune took notice of
-                    searcher = RunSearcher(run, spaces, file.search, students)
+                    proposer = retrainings or SearchProposer(run, spaces, file.search, students)
+                    searcher = RunSearcher(run, proposer)
                     scheduler = RunScheduler(run, referee)
                     cluster.fit(run, file, context, searcher, scheduler, slots, launch.time_budget)
         left = len(run.state.unfinished()) + run.state.num_missing()
@@ -274,16 +296,18 @@ def _announce(run: Run, file: SearchFile, referee: Referee, console: Console) ->
     if run.state.trials:
         ended = sum(trial.end is not None for trial in run.state.trials.values())
         console.print(
-            f"going on: {ended} trials have ended, {_numbers(run.state.unfinished())} continue, "
+            f"going on: {ended} trials have ended, {name_trials(run.state.unfinished())} continue, "
             f"{run.state.num_missing()} are still to come"
         )
     console.print(f"watch: tensorboard --logdir {run.folder}")
 
 
-def _numbers(trials: list[TrialState]) -> str:
-    """How many trials, and which."""
+def name_trials(trials: list[TrialState]) -> str:
+    """How many trials, and which of them if they are few."""
     names = ", ".join(str(trial.number) for trial in trials)
-    return f"{len(trials)} (trial {names})" if trials else "none"
+    if not trials:
+        return "none"
+    return f"{len(trials)} (trial {names})" if len(trials) <= MOST_NAMED else str(len(trials))
 
 
 class _CheckpointKeeper:
@@ -297,8 +321,7 @@ class _CheckpointKeeper:
             return
         stopped = state.trials[event["trial"]]
         rivals = [trial for trial in state.of_arm(stopped.arm) if trial.stratum == stopped.stratum]
-        ended = [trial for trial in rivals if trial.usable and trial.end is not None]
-        ranked = sorted(ended, key=lambda trial: (-(trial.value or 0.0), trial.number))
-        useless = [trial for trial in rivals if trial.end == "diverged"] + ranked[KEPT_CHECKPOINTS:]
+        best_first = ranked(trial for trial in rivals if trial.end is not None)
+        useless = [trial for trial in rivals if trial.end == "diverged"] + best_first[KEPT_CHECKPOINTS:]
         for trial in useless:
             shutil.rmtree(checkpoints_of(self._folder, trial.number), ignore_errors=True)  # gone already, or next time

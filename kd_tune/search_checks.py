@@ -37,6 +37,13 @@ def check(file: SearchFile) -> dict[str, Space]:
     if problems:
         raise ConfigError(problems)
     spaces: dict[str, Space] = {arm.name: space_of_arm(file.trial, arm.name) for arm in file.search.arms}
+    check_settings(file, spaces)
+    return spaces
+
+
+def check_settings(file: SearchFile, spaces: Mapping[str, Space]) -> None:
+    """Checks the `search` section against the spaces of its arms; ConfigError with every problem."""
+    problems: list[str] = []
     known = Space(file.trial)
     for index, point in enumerate(file.search.points):
         problems += [file.source.problem(("search", "points", index), text) for text in known.problems_of(point)]
@@ -55,7 +62,6 @@ def check(file: SearchFile) -> dict[str, Space]:
         problems.append(file.source.problem(("search", "sampler"), text))
     if problems:
         raise ConfigError(problems)
-    return spaces
 
 
 def check_draws(spaces: Mapping[str, Space], dataset: Dataset, seed: int) -> None:
@@ -88,11 +94,17 @@ def students_by_size(file: SearchFile, spaces: Mapping[str, Space], dataset: Dat
     """What a search for the front knows of its students' sizes; None for one that has no use for it.
 
     Raises:
-        ConfigError: the students are all of one size, or more sizes than an arm has trials.
+        ConfigError: see `check_sizes`.
     """
     if file.search.goal != "front":
         return None
     students = survey(next(iter(spaces.values())), dataset.input_shape, file.search.seed)
+    check_sizes(file, students)
+    return students
+
+
+def check_sizes(file: SearchFile, students: Students) -> None:
+    """Raises ConfigError if a search for the front has students of one size, or of more than an arm has trials."""
     edges, where = students.edges(), ("search", "goal")
     if len(edges) < 2:
         text = (
@@ -103,7 +115,6 @@ def students_by_size(file: SearchFile, spaces: Mapping[str, Space], dataset: Dat
     if len(edges) > min(file.search.trials_by_arm().values()):
         text = f"front: the students are of {len(edges)} sizes, and every arm needs a trial or more of each"
         raise ConfigError(file.source.problem(where, text))
-    return students
 
 
 def resolved(file: SearchFile) -> dict[str, Any]:

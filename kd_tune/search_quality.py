@@ -13,6 +13,7 @@ import pandas as pd
 
 from kd_tune.config import SearchConfig
 from kd_tune.curve_table import CurveTable
+from kd_tune.errors import ConfigError
 from kd_tune.records import derive_seed
 from kd_tune.replay import Clock, Contender, Trace, replay_seed
 
@@ -101,19 +102,34 @@ def compare(traces: Mapping[str, Sequence[Trace]], clock: Clock) -> pd.DataFrame
 def compare_fronts(front: Sequence[Trace], best: Sequence[Trace]) -> pd.DataFrame:
     """What `goal: front` gives at every size of student, beside `goal: best` with the same budget and seeds.
 
+    Scores are of the seeds in which both searches have a figure at every size. Leaving the others out is in favour of
+    the search that lacks one; to count it as an accuracy of 0 would be in favour of the other, without measure.
+
     Returns:
-        A row a size, and one for their mean (`num_parameters` 0): `front` and `best`, mean scores over seeds;
-        `difference` with `low` and `high`, an interval that holds for all rows at once; `least_completed_front` and
-        `least_completed_best`, the fewest trials of that size that reached the end in any seed.
+        A row a size, and one for their mean (`num_parameters` 0): `seeds` that are compared; `front` and `best`, mean
+        scores over these; `difference` with `low` and `high`, an interval that holds for all rows at once;
+        `least_completed_front` and `least_completed_best`, the fewest trials of that size that reached the end in any
+        seed at all.
+
+    Raises:
+        ConfigError: fewer than two seeds can be compared.
     """
     sizes = sorted({size for trace in (*front, *best) for size in trace.sizes})
-    scores = [np.array([[trace.sizes.get(size, 0.0) for size in sizes] for trace in runs]) for runs in (front, best)]
+    pairs = [
+        (one, other) for one, other in zip(front, best, strict=True) if set(sizes) <= one.sizes.keys() & other.sizes
+    ]
+    if len(pairs) < 2:
+        raise ConfigError(
+            f"in {len(pairs)} of {len(front)} seeds both searches have a student of every size; 2 are needed"
+        )
+    scores = [np.array([[trace.sizes[size] for size in sizes] for trace in runs]) for runs in zip(*pairs, strict=True)]
     of_front, of_best = (np.column_stack([score, score.mean(1)]) for score in scores)
     mean, low, high = simultaneous_interval(of_front - of_best, derive_seed(0, "fronts"))
     completed = [[min(trace.completed.get(size, 0) for trace in runs) for size in sizes] for runs in (front, best)]
     return pd.DataFrame(
         {
             "num_parameters": [*sizes, 0],
+            "seeds": len(pairs),
             "front": of_front.mean(0),
             "best": of_best.mean(0),
             "difference": mean,

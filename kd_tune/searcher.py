@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from ray.tune.search import Searcher
 
@@ -52,32 +52,34 @@ def points_of_arm(points: Sequence[Draw], space: Space) -> list[Draw]:
     return [{name: value for name, value in point.items() if name in known} for point in points]
 
 
-class RunSearcher(Searcher):
-    """Proposes a run's trials to Ray: first those that can go on, then new ones, by arm.
+class Proposer(Protocol):
+    """Where a run's new trials come from."""
 
-    An arm's proposals follow from the seed, its own trials so far and their order; other arms are nothing to it.
+    def propose(self) -> TrialState | None:
+        """Records a new trial; None if there is none, or none before one that runs has ended.
+
+        Who has no more to propose leaves none missing in the run's state.
+        """
+
+
+class RunSearcher(Searcher):
+    """Gives Ray a run's trials: first those that can go on, then new ones.
 
     Args:
-        run: records every proposal; its state says the arms' numbers of trials, and the strata.
-        spaces: by arm.
-        config: the `search` section.
-        students: by their size; needed where the run has strata.
+        run: what is trained.
+        proposer: of its new trials.
     """
 
-    def __init__(
-        self, run: Recorder, spaces: Mapping[str, Space], config: SearchConfig, students: Students | None = None
-    ) -> None:
+    def __init__(self, run: Recorder, proposer: Proposer) -> None:
         super().__init__(metric=METRIC, mode="max")
         self._run = run
-        self._spaces = spaces
-        self._config = config
-        self._students = students
+        self._proposer = proposer
         self._to_continue = run.state.unfinished()
 
     def suggest(self, trial_id: str) -> Any:
-        trial = self._to_continue.pop(0) if self._to_continue else self._new_trial()
+        trial = self._to_continue.pop(0) if self._to_continue else self._proposer.propose()
         if trial is None:
-            return Searcher.FINISHED
+            return None if self._run.state.num_missing() else Searcher.FINISHED  # None: Ray asks again
         return {"number": trial.number, "arm": trial.arm, **trial.draw}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -92,13 +94,36 @@ class RunSearcher(Searcher):
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray pickles searchers into its snapshots, which kd_tune never reads
 
-    def _new_trial(self) -> TrialState | None:
+
+class SearchProposer:
+    """Proposes a search's trials, arm by arm (`Proposer`).
+
+    An arm's proposals follow from the seed, its own trials so far and their order; other arms are nothing to it.
+
+    Args:
+        run: records every proposal; its state says the arms' numbers of trials, and the strata.
+        spaces: by arm.
+        config: the `search` section.
+        students: by their size; needed where the run has strata.
+    """
+
+    def __init__(
+        self, run: Recorder, spaces: Mapping[str, Space], config: SearchConfig, students: Students | None = None
+    ) -> None:
+        self._run = run
+        self._spaces = spaces
+        self._config = config
+        self._students = students
+
+    def propose(self) -> TrialState | None:
+        """A new trial of the arm whose turn it is; None when every arm has all its trials."""
         state = self._run.state
         while (arm := next_arm(state)) is not None:
             draw = self._draw(arm)
             if draw is not None:
                 return self._record(arm, draw)
-            self._run.record(records.EXHAUSTED, arm=arm, trials=len(state.of_arm(arm)))
+            why = "its space holds no draw that was not tried"
+            self._run.record(records.EXHAUSTED, arm=arm, trials=len(state.of_arm(arm)), why=why)
         return None
 
     def _record(self, arm: str, draw: Draw) -> TrialState:
@@ -130,10 +155,10 @@ class RunSearcher(Searcher):
         return next((draw for draw in draws if draw is not None), None)
 
     def _draw_in(self, stratum: int, arm: str) -> Draw | None:
-        """A draw whose student lies in a stratum.
+        """A draw whose student lies in a stratum: one of those known, to which the sampler says the rest.
 
-        Where the sampler does not come there by itself, because it has learnt that other sizes are better or hardly any
-        draw is of this one, the student is one of those known, and the sampler has the rest to say.
+        Left to itself the sampler would come to the sizes that it has learnt are better, and had to be asked ten times
+        for another; small strata it might never meet.
         """
         known = self._known_students().of_stratum(stratum, self._run.state.strata)
         given = known[self._seed_of_next(arm) % len(known)] if known else None

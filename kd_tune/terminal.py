@@ -45,6 +45,20 @@ def stoppable(advice: str) -> Iterator[None]:
         raise typer.Exit(RESUMABLE) from None
 
 
+def check_resumed_alone(with_it: str, *given: object) -> None:
+    """Refuses what cannot go with --resume.
+
+    Args:
+        with_it: the options that can, for the message.
+        given: those that cannot, as they were given; None or empty: left out.
+
+    Raises:
+        ConfigError: one of `given` was given.
+    """
+    if any(given):
+        raise ConfigError(f"--resume takes its search file from the run; only {with_it} go with it")
+
+
 def run_folder(runs: Path, name: str | None, file: Path) -> Path:
     """Where a new run goes: `runs/NAME`, or the search file's name and the time.
 

@@ -111,13 +111,7 @@ class Watch:
         """Seconds to the end, from this launch's speed and the length of the trials that ended so far."""
         if not self._epochs_here:
             return None
-        left = 0.0
-        for arm, quota in self._state.quota.items():
-            trials = self._state.of_arm(arm)
-            ended = [trial.epoch for trial in trials if trial.end is not None]
-            typical = sum(ended) / len(ended) if ended else self._num_epochs / 2
-            running = [trial for trial in trials if trial.end is None]
-            left += sum(max(1.0, typical - trial.epoch) for trial in running) + typical * max(0, quota - len(trials))
+        left = epochs_left(self._state, self._num_epochs)
         return left * (time.monotonic() - self._began) / self._epochs_here
 
     def render(self) -> RenderableType:
@@ -164,7 +158,7 @@ class Watch:
         if event["event"] == records.RETRIED:
             return f"trial {event['trial']:4d} broke and starts again from its last checkpoint: {event['error']}"
         if event["event"] == records.EXHAUSTED:
-            return f"{event['arm']} ends with {event['trials']} trials: its space holds no draw that was not tried"
+            return f"{event['arm']} ends with {event['trials']} trials: {event['why']}"
         if event["event"] == records.SPARED:
             return f"trial {event['trial']:4d} would be pruned after {event['epoch']} epochs, but is trained to the end"
         if event["event"] not in (records.STOPPED, records.EPOCH):
@@ -185,6 +179,25 @@ class Watch:
             f"trial {trial.number:4d} {trial.end or 'goes on':9s} after {trial.epoch} epochs at {value}{news}{error} "
             f"[{ended}/{sum(self._state.quota.values())} trials{left}]"
         )
+
+
+def epochs_left(state: RunState, num_epochs: int) -> float:
+    """Epochs that a search still has to train, if trials to come are as long as those that ended.
+
+    Args:
+        state: the search's.
+        num_epochs: of a whole trial.
+    """
+    left = 0.0
+    for arm, quota in state.quota.items():
+        trials = state.of_arm(arm)
+        ended = [trial.epoch for trial in trials if trial.end is not None]
+        typical = sum(ended) / len(ended) if ended else num_epochs / 2
+        running = [trial.epoch for trial in trials if trial.end is None]
+        # One that came further than most is trained to the end.
+        left += sum((typical if epoch < typical else num_epochs) - epoch for epoch in running)
+        left += typical * max(0, quota - len(trials))
+    return left
 
 
 def best_trial(trials: list[TrialState]) -> TrialState | None:

@@ -42,14 +42,16 @@ def search_state(**arms: Sequence[Outcome]) -> RunState:
 
 def candidate(arm: str, trial: int, student: int = 0) -> Candidate:
     draw = {"student.width": 0.5, "optimizer.lr": 0.1}
-    return Candidate(student=student, arm=arm, trial=trial, draw=draw, epoch=6, val_accuracy=0.9)
+    return Candidate(student=student, arm=arm, trial=trial, draw=draw, moved=False, epoch=6, val_accuracy=0.9)
 
 
-def toy_plan(*candidates: Candidate, num_seeds: int = 3) -> Plan:
+def toy_plan(*candidates: Candidate, num_seeds: int = 3, top: int | None = None) -> Plan:
     sections = [{"name": "studentnet", "width": width} for width in (0.5, 0.25)]
     students = sections[: 1 + max(one.student for one in candidates)]
     trials = [{one.arm: 8 for one in candidates} for _ in students]
-    return Plan(seed=5, top=2, num_seeds=num_seeds, students=students, trials=trials, candidates=list(candidates))
+    if top is None:
+        top = sum((one.arm, one.student) == (candidates[0].arm, candidates[0].student) for one in candidates)
+    return Plan(seed=5, top=top, num_seeds=num_seeds, students=students, trials=trials, candidates=list(candidates))
 
 
 def toy_confirmation() -> Confirmation:
@@ -95,6 +97,7 @@ def toy_confirmation() -> Confirmation:
         num_seeds=2,
         num_images=10_000,
         opening=1,
+        search_arms=["distil", "cross_entropy", "label_smoothing"],
         arms=arms,
         comparisons=comparisons,
         left_out=[],

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
@@ -17,11 +17,12 @@ from ray.tune.search import Searcher
 
 from kd_tune import records
 from kd_tune.config import SearchConfig
-from kd_tune.ledger import Event, Recorder, Run, RunState, TrialState, read_events
+from kd_tune.ledger import Event, Recorder, Run, TrialState, read_events
 from kd_tune.ranges import Choice, FloatRange
-from kd_tune.records import METRIC, derive_seed, finite_or_none
+from kd_tune.records import METRIC, derive_seed
+from kd_tune.replay import MemoryRun
 from kd_tune.scheduler import Referee, RunScheduler, replay_verdicts
-from kd_tune.searcher import RunSearcher
+from kd_tune.searcher import RunSearcher, SearchProposer
 from kd_tune.space import Draw, Space
 from kd_tune.strata import Students
 from tests.searches import toy_manifest
@@ -49,17 +50,11 @@ def wide_is_better(trial: TrialState, epoch: int) -> float:
     return float("nan") if lr > 0.3 else 0.3 + 0.3 * width + 0.2 * lr + 0.1 * (1 - 1 / epoch)
 
 
-class MemoryRun:
-    """A run without a folder."""
-
-    def __init__(self, quota: Mapping[str, int], strata: tuple[int, ...] = ()) -> None:
-        self.state = RunState()
-        self.events: list[Event] = []
-        self.record(records.STARTED, quota=dict(quota), strata=strata)
-
-    def record(self, event: str, **fields: Any) -> None:
-        self.events.append(finite_or_none({"event": event, **fields}))
-        self.state.apply(self.events[-1])
+def memory_run(quota: Mapping[str, int], strata: tuple[int, ...] = ()) -> MemoryRun:
+    """A run without a folder, started."""
+    run = MemoryRun()
+    run.record(records.STARTED, quota=dict(quota), strata=strata)
+    return run
 
 
 class Driven:
@@ -85,7 +80,7 @@ class Driven:
         self._run, self._seed, self._value, self._slots = run, config.seed, value, slots
         referee = Referee(config.scheduler, NUM_EPOCHS)
         replay_verdicts(run, referee, past or [])
-        self._searcher = RunSearcher(run, spaces, config, students())
+        self._searcher = RunSearcher(run, SearchProposer(run, spaces, config, students()))
         self._scheduler = RunScheduler(run, referee)
         self._running: list[int] = []
 

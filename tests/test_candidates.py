@@ -8,6 +8,7 @@ import pytest
 
 from kd_tune.candidates import describe, make_plan, ranked, search_maxima, trials_of_student
 from kd_tune.ledger import RunState
+from kd_tune.ranges import Choice, FloatRange
 from kd_tune.space import Space
 from tests.confirmations import SPACE, search_state
 
@@ -37,12 +38,72 @@ def test_arms_are_compared_at_the_student_of_the_distilled_arms_best() -> None:
     )
     plan = plan_of(state)
     assert [section["width"] for section in plan.students] == [0.25]
-    assert [(candidate.arm, candidate.trial) for candidate in plan.candidates] == [
-        ("distil", 1),
-        ("cross_entropy", 4),
-        ("cross_entropy", 3),
+    assert [(one.arm, one.trial, one.moved) for one in plan.candidates] == [
+        ("distil", 1, False),
+        ("cross_entropy", 4, False),
+        ("cross_entropy", 3, False),
     ]
     assert plan.trials == [{"distil": 1, "cross_entropy": 2}]
+
+
+@pytest.mark.parametrize(("top", "expected"), [(9, [0, 1, 2, 3, 4]), (2, [0, 1, 3, 4]), (1, [0, 3])])
+def test_every_arm_has_its_best_few_candidates_as_far_as_it_has_them(top: int, expected: list[int]) -> None:
+    """An arm may choose among more than another: what chooses is not reported, so it gains nothing by luck."""
+    state = search_state(
+        distil=[(0.5, 6, 0.9), (0.5, 6, 0.8), (0.5, 6, 0.7)], cross_entropy=[(0.5, 6, 0.8), (0.5, 6, 0.7)]
+    )
+    assert [candidate.trial for candidate in plan_of(state, top).candidates] == expected
+
+
+def test_an_arm_that_never_tried_the_student_has_its_best_configurations_moved_to_it() -> None:
+    state = search_state(
+        distil=[(0.5, 6, 0.9), (0.5, 6, 0.8)], cross_entropy=[(0.25, 6, 0.7), (1.0, 2, 0.95), (0.25, 6, 0.6)]
+    )
+    plan = plan_of(state)
+    assert [(one.arm, one.trial, one.moved) for one in plan.candidates] == [
+        ("distil", 0, False),
+        ("distil", 1, False),
+        ("cross_entropy", 3, True),
+        ("cross_entropy", 2, True),
+    ]
+    assert [one.draw for one in plan.candidates[2:]] == [
+        {"student.width": 0.5, "optimizer.lr": 0.04},
+        {"student.width": 0.5, "optimizer.lr": 0.03},
+    ]
+    assert plan.trials == [{"distil": 2, "cross_entropy": 0}]
+    assert state.trials[3].draw["student.width"] == 1.0
+
+
+def test_configurations_that_moving_makes_equal_are_one() -> None:
+    state = search_state(distil=[(0.5, 6, 0.9)] * 2, cross_entropy=[(0.25, 6, 0.7), (1.0, 6, 0.6), (1.0, 6, 0.5)])
+    state.trials[3].draw["optimizer.lr"] = state.trials[2].draw["optimizer.lr"]
+    assert [one.trial for one in plan_of(state).candidates] == [0, 1, 2, 4]
+
+
+def test_a_student_of_another_kind_is_moved_with_all_its_parameters() -> None:
+    """A choice of sections: the other kind's parameters have other names, and do not stay behind."""
+    space = Space(
+        {
+            "student": Choice(
+                options=[
+                    {"name": "narrow", "width": FloatRange(bounds=[0.1, 1.0])},
+                    {"name": "deep", "depth": FloatRange(bounds=[1.0, 9.0])},
+                ]
+            ),
+            "students_of": FloatRange(bounds=[0.0, 1.0]),  # only begins like it
+        }
+    )
+    state = search_state(distil=[(0.5, 6, 0.9)], cross_entropy=[(0.5, 6, 0.8)])
+    state.trials[0].draw = {"student": "narrow", "student[narrow].width": 0.3, "students_of": 0.1}
+    state.trials[1].draw = {"student": "deep", "student[deep].depth": 4.0, "students_of": 0.2}
+    plan = plan_of(state, distil=space, cross_entropy=space)
+    assert plan.candidates[1].draw == {"student": "narrow", "student[narrow].width": 0.3, "students_of": 0.2}
+
+
+def test_an_arm_without_any_figure_has_no_candidates() -> None:
+    state = search_state(distil=[(0.5, 6, 0.9)], cross_entropy=[(0.25, 6, 0.8)])
+    state.trials[1].end = "diverged"
+    assert [(one.arm, one.trial) for one in plan_of(state).candidates] == [("distil", 0)]
 
 
 def test_all_students_are_those_that_every_arm_has() -> None:
@@ -76,12 +137,6 @@ def test_a_configuration_that_was_drawn_twice_is_trained_once() -> None:
     assert [candidate.trial for candidate in plan_of(state).candidates] == [0, 2]
 
 
-def test_every_training_has_its_own_number() -> None:
-    plan = plan_of(search_state(distil=[(0.5, 6, 0.9), (0.5, 6, 0.8)], cross_entropy=[(0.5, 6, 0.8)]))
-    numbers = [number for place in range(len(plan.candidates)) for number in plan.trainings_of(place)]
-    assert sorted(numbers) == list(range(9))
-
-
 def test_the_searchs_maximum_is_shown_raw_and_shrunken() -> None:
     state = search_state(distil=[(0.5, 6, 0.9), (0.5, 6, 0.8), (0.5, 2, 0.5)])
     for number, (even, odd) in enumerate([(0.95, 0.85), (0.7, 0.9), (0.5, 0.5)]):
@@ -89,6 +144,7 @@ def test_the_searchs_maximum_is_shown_raw_and_shrunken() -> None:
     trials = trials_of_student(ranked(state.of_arm("distil")), SPACE, {"name": "studentnet", "width": 0.5})
     assert search_maxima(trials) == (0.9, pytest.approx((0.85 + 0.7) / 2))
     assert search_maxima(ranked(search_state(distil=[(0.5, 6, 0.9)]).of_arm("distil"))) == (0.9, None)
+    assert search_maxima([]) == (None, None)
 
 
 def test_a_student_is_described_on_a_line() -> None:

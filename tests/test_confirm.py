@@ -13,21 +13,23 @@ import pytest
 from rich.console import Console
 
 from kd_tune import cli, confirm, confirmation, report
+from kd_tune.candidates import make_plan
 from kd_tune.checkpoint import WEIGHTS, newest
 from kd_tune.confirm import Request, confirmation_number
-from kd_tune.confirm_figures import choose, make_figures
-from kd_tune.confirmation import Confirmation
+from kd_tune.confirmation import Confirmation, Plan
 from kd_tune.data import npz
 from kd_tune.errors import ConfigError
 from kd_tune.export import load_student
-from kd_tune.ledger import Run, RunState, checkpoints_of, read_events, replay
-from kd_tune.paths import read_json
+from kd_tune.ledger import Run, checkpoints_of, read_events, replay
+from kd_tune.paths import read_json, read_record, write_json
+from kd_tune.retraining import RetrainingProposer
 from kd_tune.search import Launch, resume
+from kd_tune.space import Space
 from tests.confirmations import SPACE, begin, candidate, search_state, toy_confirmation, toy_plan, write_run
-from tests.searches import toy_manifest
 
 QUIET = Console(quiet=True)
-REQUEST = Request(top=1, num_seeds=2)
+REQUEST = Request(top=2, num_seeds=2)
+ANYTHING = Space({})
 
 
 # Which confirmation is meant.
@@ -68,71 +70,21 @@ def test_a_second_look_at_the_test_set_must_be_asked_for(tmp_path: Path) -> None
     assert confirmation_number(tmp_path, openings("confirmation"), again=True) == 2
 
 
+def test_a_confirmation_is_found_though_an_earlier_one_was_deleted(tmp_path: Path) -> None:
+    first = begin(tmp_path, 1, complete=True)
+    begin(tmp_path, 2)
+    begin(tmp_path, 10, complete=True)
+    (tmp_path / "confirmation_of_mine").mkdir()
+    shutil.rmtree(first)
+    assert confirmation.begun(tmp_path) == [2, 10]
+    assert confirmation.latest(tmp_path) == toy_confirmation()
+    assert confirmation_number(tmp_path, openings("confirmation", "confirmation_2"), again=True) == 11
+
+
 def test_what_was_begun_is_gone_on_with_before_another_is_begun(tmp_path: Path) -> None:
     begin(tmp_path, 1)
     with pytest.raises(ConfigError, match="has not opened the test set; go on with it, without --again"):
         confirmation_number(tmp_path, [], again=True)
-
-
-# What is chosen, and what is said of it.
-
-
-def retrained(*ends: tuple[str, float]) -> RunState:
-    """Trainings that ended so, in the order of their numbers; two arms, two candidates of the first."""
-    state = search_state(distil=[(0.5, 6, value) for _, value in ends])
-    for trial, (end, _) in zip(state.trials.values(), ends, strict=True):
-        trial.end = end  # type: ignore[assignment]
-    return state
-
-
-PLAN = toy_plan(candidate("distil", 10), candidate("distil", 11), candidate("cross_entropy", 12))
-
-
-def test_the_best_mean_over_seeds_is_chosen_not_the_best_seed() -> None:
-    values = [0.99, 0.90, 0.80, 0.70, 0.90, 0.80, 0.70, 0.90, 0.80]
-    chosen, left_out = choose(PLAN, retrained(*(("completed", value) for value in values)))
-    assert [one.candidate.trial for one in chosen] == [11, 12]
-    assert left_out == []
-
-
-def test_a_configuration_with_a_seed_that_diverged_is_not_chosen() -> None:
-    ends = ["completed", "diverged", "completed", "completed", "completed", "failed"] + ["completed"] * 3
-    chosen, left_out = choose(PLAN, retrained(*((end, 0.8) for end in ends)))
-    assert [one.candidate.trial for one in chosen] == [10]
-    assert left_out == ["cross_entropy, studentnet width=0.5: no configuration was trained to the end with every seed"]
-
-
-@pytest.mark.parametrize(("values", "median"), [([0.7, 0.9, 0.8], 2), ([0.9, 0.7, 0.8, 0.6], 1), ([0.8, 0.8, 0.8], 1)])
-def test_the_exported_seed_is_the_lower_median(values: list[float], median: int) -> None:
-    plan = toy_plan(candidate("distil", 0), num_seeds=len(values))
-    ((one,), _) = choose(plan, retrained(*(("completed", value) for value in values)))
-    assert one.median.number == median
-
-
-def test_figures_compare_distillation_with_every_control_at_the_same_student() -> None:
-    arms = [("distil", 0), ("cross_entropy", 0), ("label_smoothing", 0), ("distil", 1), ("cross_entropy", 1)]
-    plan = toy_plan(*(candidate(arm, number, student) for number, (arm, student) in enumerate(arms)))
-    search = search_state(**{arm: [(0.5, 6, 0.9), (0.25, 6, 0.8)] for arm in dict(arms)})
-    chosen, left_out = choose(plan, retrained(*[("completed", 0.8)] * 15))
-    rates = np.array([0.95, 0.6, 0.95, 0.9, 0.9]).reshape(5, 1, 1)
-    right = np.random.RandomState(0).random_sample((5, 3, 400)) < rates
-    spaces = dict.fromkeys(search.quota, SPACE)
-    found = make_figures(search, spaces, toy_manifest(), plan, chosen, left_out, right)
-    assert [(one.student, one.control) for one in found.comparisons] == [
-        ("studentnet width=0.5", "cross_entropy"),
-        ("studentnet width=0.5", "label_smoothing"),
-        ("studentnet width=0.25", "cross_entropy"),
-    ]
-    beaten, equal, _ = found.comparisons
-    assert beaten.sentence().startswith("distil beats cross_entropy by 3")
-    assert equal.sentence().startswith("not decidable whether distil or label_smoothing is better")
-    assert [arm.search_maximum for arm in found.arms] == [0.9, 0.9, 0.9, 0.8, 0.8]
-    assert found.arms[0].test_accuracies == right[0].mean(1).tolist()
-
-
-def test_a_control_that_wins_is_said_to_win() -> None:
-    lost = toy_confirmation().comparisons[0].model_copy(update={"difference": -0.02, "low": -0.03, "high": -0.01})
-    assert lost.sentence() == "cross_entropy beats distil by 2.00 points (1.00 to 3.00; p 0.01)"
 
 
 # What is refused before anything is trained.
@@ -148,6 +100,17 @@ def test_a_control_that_wins_is_said_to_win() -> None:
 def test_too_little_to_say_anything_is_refused(tmp_path: Path, request_: Request, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         confirm.confirm(tmp_path, request_, Launch(), QUIET)
+
+
+def test_a_confirmation_is_not_confirmed_itself(tmp_path: Path) -> None:
+    """It would open the test set, and the search's count would not know."""
+    run = write_run(tmp_path / "run", distil=[(0.5, 6, 0.9)])
+    place = write_run(run / "confirmation", distil=[(0.5, 6, 0.9)])
+    write_json(place / confirmation.PLAN, toy_plan(candidate("distil", 10)).model_dump())
+    with pytest.raises(
+        ConfigError, match=r"this is a confirmation; confirm the search itself: kd-tune confirm .*/run$"
+    ):
+        confirm.confirm(place, REQUEST, Launch(), QUIET)
 
 
 def test_a_search_must_have_ended(tmp_path: Path) -> None:
@@ -169,6 +132,16 @@ def test_a_search_without_any_figure_ends_with_its_own_exit_code(
         cli.main(["confirm", str(folder)])
     assert stop.value.code == cli.NOTHING
     assert "no trial gave a figure, so there is nothing to confirm" in capsys.readouterr().err
+
+
+def test_where_the_leading_arm_has_no_figure_nothing_can_be_compared(tmp_path: Path) -> None:
+    state = search_state(distil=[(0.5, 6, 0.9)], cross_entropy=[(0.5, 6, 0.9)])
+    state.trials[0].end = "diverged"
+    plan = make_plan(state, dict.fromkeys(state.quota, SPACE), 1, 2, all_students=False, seed=0)
+    with pytest.raises(confirm.NothingUsable, match="no trial of distil gave a figure"):
+        confirm._check_plan(tmp_path, plan, state, all_students=False)
+    with pytest.raises(ConfigError, match="no student has trials of every arm; --students best compares"):
+        confirm._check_plan(tmp_path, plan, state, all_students=True)
 
 
 @pytest.mark.parametrize(
@@ -200,10 +173,35 @@ def confirmed(search_run: Path, ray_cluster: None) -> Confirmation:
     return found
 
 
-def test_every_candidate_is_trained_to_the_end_on_fresh_seeds(search_run: Path, confirmed: Confirmation) -> None:
+def test_where_distillation_has_no_figure_the_test_set_stays_shut(
+    finished_run: Path, ray_cluster: None, tmp_path: Path
+) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run", ignore=shutil.ignore_patterns("ray", "lock"))
+    assert confirm.confirm(run, REQUEST, Launch(time_budget=0.01), QUIET) is None
+    retrainings = Run(run / "confirmation")
+    plan = read_record(run / "confirmation" / confirmation.PLAN, Plan)
+    proposer = RetrainingProposer(retrainings, plan, dict.fromkeys(retrainings.state.quota, ANYTHING))
+    while retrainings.state.unfinished() or proposer.propose():
+        for trial in retrainings.state.unfinished():
+            row = {"val_accuracy": 0.9, "num_parameters": 1000}
+            retrainings.record("epoch", trial=trial.number, attempt=0, epoch=6, **row)
+            reason = "diverged" if trial.arm == "distil" else "completed"
+            retrainings.record("stopped", trial=trial.number, reason=reason)
+    retrainings.close()
+    with pytest.raises(
+        confirm.NothingUsable, match=r"the test set stays shut; left out: .*distil has no configuration"
+    ):
+        confirm.confirm(run, REQUEST, Launch(), QUIET)
+    assert replay(run).test_openings == []
+
+
+def test_everything_is_trained_to_the_end_on_fresh_seeds_in_two_launches(
+    search_run: Path, confirmed: Confirmation
+) -> None:
     state = replay(search_run / "confirmation")
     assert {(trial.end, trial.epoch) for trial in state.trials.values()} == {("completed", 6)}
-    assert state.launches == 2
+    assert state.launches == 2, "one was out of time; the other made the choice and went on with what it chose"
+    assert not state.num_missing()
     seeds = set()
     for run in (search_run, search_run / "confirmation"):
         for number in replay(run).trials:
@@ -214,9 +212,24 @@ def test_every_candidate_is_trained_to_the_end_on_fresh_seeds(search_run: Path, 
                 seeds.add(seed)
 
 
+def test_what_is_reported_is_the_best_by_trainings_that_are_not(search_run: Path, confirmed: Confirmation) -> None:
+    trials = replay(search_run / "confirmation").trials
+    proposed = [event for event in read_events(search_run / "confirmation") if event["event"] == "proposed"]
+    by_number = {event["trial"]: event for event in proposed}
+    for arm in confirmed.arms:
+        assert {by_number[number]["purpose"] for number in arm.trainings} == {"report"}
+        means: dict[int, list[float]] = {}
+        for event in proposed:
+            if event["arm"] == arm.arm and event["purpose"] == "choose":
+                means.setdefault(event["confirms"], []).append(trials[event["trial"]].value or 0.0)
+        assert [len(values) for values in means.values()] in ([], [2, 2])
+        assert not means or max(means, key=lambda trial: sum(means[trial])) == arm.trial
+    assert {event["purpose"] for event in proposed} == {"choose", "report"}
+
+
 def test_the_opening_is_recorded_with_the_students_that_it_is_for(search_run: Path, confirmed: Confirmation) -> None:
     (opening,) = replay(search_run).test_openings
-    assert opening["command"] == "kd-tune confirm run --top 1 --seeds 2"
+    assert opening["command"] == "kd-tune confirm run --top 2 --seeds 2"
     assert opening["dataset"] == "npz"
     assert [one["arm"] for one in opening["choice"]] == [arm.arm for arm in confirmed.arms]
     assert all(len(weights) == 16 for one in opening["choice"] for weights in one["trainings"].values())
@@ -279,7 +292,7 @@ def test_the_test_set_that_was_opened_for_others_is_not_opened_for_these(
     ("request_", "message"),
     [
         (REQUEST, "was confirmed; the test set has been opened 1 times"),
-        (Request(1, 3), "was confirmed"),
+        (Request(2, 3), "was confirmed"),
     ],
 )
 def test_a_confirmed_search_is_not_confirmed_twice(
@@ -295,7 +308,7 @@ def test_a_confirmation_is_gone_on_with_as_it_was_begun(
     run = shutil.copytree(search_run, tmp_path / "run", ignore=shutil.ignore_patterns("ray", "lock"))
     (run / "confirmation" / confirmation.FIGURES).unlink()
     with pytest.raises(ConfigError, match="was begun with --seeds 2"):
-        confirm.confirm(run, Request(1, 3), Launch(), QUIET)
+        confirm.confirm(run, Request(2, 3), Launch(), QUIET)
     with pytest.raises(ConfigError, match="this is a confirmation; go on with: kd-tune confirm"):
         resume(run / "confirmation", Launch(), QUIET)
 
@@ -311,7 +324,24 @@ def test_the_report_leads_with_what_was_confirmed(search_run: Path, confirmed: C
     assert (page.parent / "confirmed.png").read_bytes().startswith(b"\x89PNG")
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert said.index("Confirmed on 40 test images") < said.index("(unconfirmed)")
-    assert "test set: opened 1 times by this run" in said
+    assert "The test set was opened 1 times by this run." in said
+
+
+def test_a_search_that_went_on_after_the_look_says_so(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", distil=[(0.5, 6, 0.9)])
+    begin(folder, 1, complete=True)
+    run = Run(folder)
+    run.record("test_opened", confirmation="confirmation")
+    page = report.write(folder, QUIET).read_text()
+    assert "The test set was opened 1 times by this run." in page
+    run.record("proposed", trial=1, arm="distil", draw={"student.width": 0.5, "optimizer.lr": 0.1})
+    run.close()
+    console = Console(file=io.StringIO(), width=200)
+    page = report.write(folder, console).read_text()
+    line = "opened 1 times by this run, and the search went on after that, by 1 trials: what is confirmed again"
+    assert "## Confirmed on" in page
+    assert line in page
+    assert line in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_proposals_say_what_they_confirm(search_run: Path, confirmed: Confirmation) -> None:

@@ -15,10 +15,10 @@ from kd_tune import records
 from kd_tune.config import SearchConfig
 from kd_tune.judges import SCHEDULERS
 from kd_tune.ledger import Event, Run, RunState, read_events, replay
-from tests.driven import Driven, MemoryRun, launch, proposals_in, spaces_of
+from tests.driven import Driven, MemoryRun, launch, memory_run, proposals_in, spaces_of
 from tests.searches import toy_manifest
 
-SEEDS = (0, 1, 3)
+SEEDS = (1, 3, 4)
 
 
 def search(
@@ -140,7 +140,7 @@ def test_an_arm_knows_nothing_of_the_others(scheduler: str) -> None:
     alone = config.model_copy(update={"arms": config.arms[:1]})
 
     def run_of(config: SearchConfig, others_value: float) -> MemoryRun:
-        run = MemoryRun(config.trials_by_arm())
+        run = memory_run(config.trials_by_arm())
         Driven(
             run,
             config,

@@ -169,6 +169,19 @@ def test_divergence_is_counted_by_arm_with_its_rates(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("parameter", ["optimizer.lr", "objective.alpha"])
+def test_divergence_at_a_rate_that_is_not_searched_is_counted_too(tmp_path: Path, parameter: str) -> None:
+    """The rate is a constant of the file, or of the branch that these trials took."""
+    changes = LR if parameter == "optimizer.lr" else {"trial.optimizer.lr": 0.5}
+    others = [Trained([0.5], draw={parameter: 0.1}) for _ in range(2)]
+    fixed = [Trained([math.nan], "diverged") for _ in range(3)] + [Trained([0.5])]
+    tables = write_run(tmp_path / "run", others + fixed, **changes)
+    (row,) = diagnosis.divergence(tables).to_dict("records")
+    assert (row["parameter"], row["diverged"], row["trials"]) == ("", 3, 4 if parameter == "optimizer.lr" else 6)
+    assert math.isnan(row["diverged_at"])
+    assert acts(diagnosis.findings(tables)) == [], "which rate to lower is not known"
+
+
 def test_the_budget_adds_up(tmp_path: Path) -> None:
     """Of six epochs: one trial pruned after two, one never pruned though its rung at 2 would have, one diverged."""
     trials = [
@@ -289,7 +302,7 @@ def test_the_report_says_what_to_do_and_the_terminal_says_only_that(tmp_path: Pa
 
 def test_the_terminal_is_silent_about_a_search_that_needs_no_change(tmp_path: Path) -> None:
     page, printed = shown(write_run(tmp_path / "run", [Trained([0.5] * 6)]))
-    assert "no trial was trained to the end whatever its rungs said" in page
+    assert "0 trials had to reach the end, but to judge rungs takes 6" in page
     assert "Before the next search" not in printed
 
 

@@ -23,7 +23,7 @@ from kd_tune.results import RunTables
 from kd_tune.rungs import Rungs, rung_epochs
 from kd_tune.scheduler import Referee, replay_verdicts
 from kd_tune.searcher import is_never_pruned
-from tests.driven import MemoryRun
+from tests.driven import memory_run
 
 NUM_EPOCHS = 9
 PRUNING = [name for name in SCHEDULERS if name != "none"]
@@ -103,7 +103,7 @@ def test_a_replayed_ledger_gives_the_verdicts_again(
     name: str, steps: list[tuple[int, float]], never_pruned: frozenset[int]
 ) -> None:
     verdicts = judged(name, steps, never_pruned)
-    live, lost = MemoryRun({"distil": 6}), MemoryRun({"distil": 6})
+    live, lost = memory_run({"distil": 6}), memory_run({"distil": 6})
     for run, number in itertools.product((live, lost), range(6)):
         run.record(records.PROPOSED, trial=number, arm="distil", draw={}, never_pruned=number in never_pruned)
     values = dict(zip([(trial, epoch) for trial, epoch, _ in verdicts], _told(steps, verdicts), strict=True))

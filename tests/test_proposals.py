@@ -154,7 +154,7 @@ def test_draws_of_one_canonical_form_are_one() -> None:
 
 
 @pytest.mark.parametrize("name", ["tpe", "rung_tpe", "random"])
-def test_given_parameters_are_kept_and_the_rest_is_drawn_where_no_other_draw_is_accepted(name: str) -> None:
+def test_given_parameters_are_kept_and_the_rest_is_drawn(name: str) -> None:
     given = {"optimizer.lr": 0.0123, "objective": "hinton"}
     for seed in range(5):
         past = history(SPACE, 6)

@@ -10,8 +10,11 @@ import pytest
 
 from kd_tune.config import SearchConfig
 from kd_tune.curve_table import CurveTable
+from kd_tune.errors import ConfigError
+from kd_tune.ranges import Choice, FloatRange
 from kd_tune.replay import Clock, Contender, Nearest, OwnSearch, RayDefaults, Trace, build, replay, replay_seed
 from kd_tune.search_quality import PEERS, REFERENCE, compare, compare_fronts, replay_all, simultaneous_interval
+from kd_tune.space import Space
 from tests.curves import NUM_EPOCHS, made_table
 
 CONTENDERS: dict[str, Contender] = {**PEERS, "tpe": SearchConfig()}
@@ -108,6 +111,14 @@ def test_the_nearest_configuration_is_measured_on_the_scale_that_is_searched(tab
     assert other.take(low) == 1
 
 
+def test_an_option_that_is_none_is_as_far_from_the_others_as_they_are() -> None:
+    space = Space(
+        {"objective": {"name": "mine", "kind": Choice(options=[None, 1, "a"])}, "lr": FloatRange(bounds=[0, 1])}
+    )
+    nearest = Nearest(space, [{"objective.kind": 1, "lr": 0.0}, {"objective.kind": None, "lr": 0.9}])
+    assert nearest.find({"objective.kind": None, "lr": 0.0}) == 1
+
+
 def test_a_proposal_keeps_its_student_while_one_is_left(table: CurveTable) -> None:
     asked = {"student.width": 1.0, "objective.alpha": 0.0, "optimizer.lr": 0.001}
     far, near = {"objective.alpha": 1.0, "optimizer.lr": 1.0}, {"objective.alpha": 0.0, "optimizer.lr": 0.001}
@@ -192,6 +203,20 @@ def test_fronts_are_compared_size_by_size() -> None:
     assert rows["difference"].tolist() == pytest.approx([0.2, -0.1, 0.05])
     assert rows["least_completed_front"].tolist() == [1, 3, 1]
     assert rows["least_completed_best"].tolist() == [0, 3, 0]
+
+
+def test_a_search_without_a_student_of_a_size_is_not_compared_as_one_that_knows_nothing() -> None:
+    def trace(sizes: dict[int, float]) -> Trace:
+        return Trace("even", np.array([]), np.array([]), sizes, 0, 0, dict.fromkeys(sizes, 1))
+
+    front = [trace({10: 0.5, 20: 0.8}) for _ in range(3)]
+    best = [trace({10: 0.4, 20: 0.9}), trace({20: 0.9}), trace({10: 0.4, 20: 0.9})]
+    rows = compare_fronts(front, best)
+    assert rows["seeds"].tolist() == [2, 2, 2]
+    assert rows["best"].tolist() == pytest.approx([0.4, 0.9, 0.65])
+    assert rows["least_completed_best"].tolist() == [0, 1, 0], "of all seeds"
+    with pytest.raises(ConfigError, match="in 1 of 2 seeds both searches have a student of every size"):
+        compare_fronts(front[:2], best[:2])
 
 
 def test_a_front_is_searched_evenly(table: CurveTable) -> None:

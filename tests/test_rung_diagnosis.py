@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 
 from kd_tune import plots, rung_diagnosis
+from kd_tune.searcher import is_never_pruned
 from tests.runs_by_hand import Trained, write_run
 
 CHANGES: dict[str, Any] = {"trial.training.num_epochs": 5, "search.scheduler.grace_period": 2}  # rungs 2 and 4
@@ -131,16 +133,23 @@ SLIGHTLY = (0.2, 0.1, 0.35, 0.05, 0.45, 0.15, 0.3, 0.5, 0.25, 0.6, 0.4, 0.55)
         ),
         (
             judges(N12[:5], N12[:5], N12[:5]),
-            "5 trials that had to reach the end are too few (or too much alike) to judge rungs",
+            "5 trials had to reach the end, but to judge rungs takes 6: 120 trials of every arm or "
+            "scheduler.never_pruned: 0.12 would give them",
+            False,
+        ),
+        (
+            judges(N12, N12, [0.5] * 12),
+            "all 12 trials that had to reach the end ended alike: nothing to judge by",
             False,
         ),
         (
             [Trained([0.5] * 5)],
-            "no trial was trained to the end whatever its rungs said, so nothing judges the rungs",
+            "0 trials had to reach the end, but to judge rungs takes 6: 120 trials of every arm or "
+            "scheduler.never_pruned: 0.12 would give them",
             False,
         ),
     ],
-    ids=["good", "coin", "coin throughout", "doubt", "few", "none"],
+    ids=["good", "coin", "coin throughout", "doubt", "few", "alike", "none"],
 )
 def test_advice_on_the_grace_period(tmp_path: Path, trials: list[Trained], text: str, act: bool) -> None:
     assert rung_diagnosis.advice(write_run(tmp_path / "run", trials, **CHANGES)) == (text, act)
@@ -175,6 +184,83 @@ def test_advice_without_pruning(tmp_path: Path, early: tuple[float, ...] | None,
     assert found is not None
     assert found.text.startswith(text)
     assert not found.act
+
+
+MEDIAN: dict[str, Any] = {"trial.training.num_epochs": 10, "search.scheduler": {"name": "median", "grace_period": 2}}
+
+
+@pytest.mark.parametrize(
+    ("spared", "best_stopped", "said"), [({1.0: 2, 0.1: 4}, [0, 1, 1], "1"), ({0.9: 6}, [0, 0, 0], "none")]
+)
+def test_the_best_that_the_median_rule_would_have_stopped_are_counted_at_any_epoch(
+    tmp_path: Path, spared: dict[float, int], best_stopped: list[int], said: str
+) -> None:
+    """It has no rungs, and may stop a trial after every epoch from the grace period on."""
+    ends = [number / 10 for number in range(-1, 11)]
+    trials = [Trained([end] * 10, never_pruned=True, spared_at=spared.get(end)) for end in ends]
+    tables = write_run(tmp_path / "run", trials, **MEDIAN)
+    table = rung_diagnosis.rungs(tables)
+    assert table["epoch"].tolist() == [1, 3, 9]
+    assert table["best_stopped"].tolist() == best_stopped
+    text = f"median would have stopped {said} of the best 1 among 12 trials that had to reach the end"
+    assert rung_diagnosis.advice(tables) == (text, False)
+
+
+def test_without_rungs_the_last_epoch_after_which_trials_are_pruned_is_judged(tmp_path: Path) -> None:
+    late = {"trial.training.num_epochs": 6}
+    trials = [Trained([value] * 6, never_pruned=True, spared_at=5) for value in ALIKE]
+    assert rung_diagnosis.rungs(write_run(tmp_path / "run", trials, **MEDIAN | late))["best_stopped"].tolist() == [
+        0,
+        0,
+        1,
+    ]
+
+
+def test_of_all_that_a_rung_stopped_the_later_rungs_know(tmp_path: Path) -> None:
+    trials = judges(N12, N12, N12)
+    best = Trained(trials[-1].values, never_pruned=True, spared_at=2)
+    assert rung_diagnosis.rungs(write_run(tmp_path / "run", [*trials[:-1], best], **CHANGES))[
+        "best_stopped"
+    ].tolist() == [1, 1]
+
+
+NINE: dict[str, Any] = {"search.arms": ["distil", "cross_entropy", "label_smoothing"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "quota", "takes"),
+    [
+        (NINE, 24, "rungs takes 8: 60 trials of every arm or scheduler.never_pruned: 0.13 would give them"),
+        (NINE | {"search.scheduler": {"never_pruned": 0.0}}, 24, "rungs takes 8: scheduler.never_pruned: 0.13 would"),
+        (NINE | {"search.scheduler": {"never_pruned": 0.0}}, 2, "rungs takes 8: more trials would"),
+        (NINE | {"search.scheduler": {"name": "none"}}, 2, "early epochs takes 8: 3 trials of every arm would"),
+        (NINE | {"search.scheduler": {"name": "median"}}, 2, "early epochs takes 8: 60 trials of every arm would"),
+    ],
+)
+def test_who_has_too_few_to_judge_by_is_told_what_would_give_enough(
+    tmp_path: Path, changes: dict[str, Any], quota: int, takes: str
+) -> None:
+    tables = write_run(tmp_path / "run", [], **changes)
+    tables.state.quota = dict.fromkeys(tables.state.quota, quota)
+    found = rung_diagnosis.advice(tables)
+    assert found is not None
+    assert found.text.startswith(f"0 trials had to reach the end, but to judge {takes}")
+
+
+@pytest.mark.parametrize("strata", [(), (100, 200)])
+def test_what_is_said_to_give_enough_does(tmp_path: Path, strata: tuple[int, ...]) -> None:
+    tables = write_run(tmp_path / "run", [], **NINE)
+    tables.state.strata, groups = strata, 3 * max(1, len(strata))
+    tables.state.quota = dict.fromkeys(tables.state.quota, 24)
+    found = rung_diagnosis.advice(tables)
+    assert found is not None
+    said = re.search(r"takes (\d+): (\d+) trials of every arm or scheduler.never_pruned: (\S+) would", found.text)
+    assert said is not None
+    needed, more, share = int(said[1]), int(said[2]), float(said[3])
+    for per_group, used in ((more * 3 // groups, 0.05), (24 * 3 // groups, share)):
+        for offset in (0.0, 0.5, 0.999):
+            each = sum(is_never_pruned(index, used, offset) for index in range(per_group))
+            assert groups * each >= needed
 
 
 def test_a_search_without_room_for_rungs_gets_no_advice(tmp_path: Path) -> None:

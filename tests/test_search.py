@@ -12,8 +12,8 @@ from kd_tune.checkpoint import WEIGHTS, newest
 from kd_tune.cluster import slots_of
 from kd_tune.config import ResourcesConfig
 from kd_tune.errors import ConfigError
-from kd_tune.ledger import checkpoints_of
-from kd_tune.search import Launch, resume, start
+from kd_tune.ledger import TrialState, checkpoints_of
+from kd_tune.search import Launch, name_trials, resume, start
 from kd_tune.search_file import SearchFile, load_search_file
 from tests.searches import complaints, toy_search, write_search
 
@@ -87,3 +87,8 @@ def test_a_request_that_no_node_can_meet_is_refused_at_once(tmp_path: Path, toy_
 )
 def test_slots_are_counted_by_device(node: dict[str, float], cpus: int, gpus: float, slots: int) -> None:
     assert slots_of(node, ResourcesConfig(cpus_per_trial=cpus, gpus_per_trial=gpus)) == slots
+
+
+@pytest.mark.parametrize(("numbers", "said"), [((), "none"), ((3, 7), "2 (trial 3, 7)"), (range(11), "11")])
+def test_trials_that_go_on_are_named_if_they_are_few(numbers: tuple[int, ...], said: str) -> None:
+    assert name_trials([TrialState(number, "distil", {}) for number in numbers]) == said

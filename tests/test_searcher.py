@@ -17,7 +17,7 @@ from kd_tune.ledger import Run, RunState, TrialState, replay
 from kd_tune.proposals import SAMPLERS
 from kd_tune.ranges import Choice, FloatRange
 from kd_tune.scheduler import Referee, RunScheduler
-from kd_tune.searcher import RunSearcher, next_arm, points_of_arm
+from kd_tune.searcher import RunSearcher, SearchProposer, next_arm, points_of_arm
 from kd_tune.space import Space
 from kd_tune.watch import Watch
 from tests.searches import toy_manifest
@@ -56,7 +56,7 @@ ONE_CELL = Space({"objective": {"name": "cross_entropy"}})
 
 def suggestions(run: Run, config: SearchConfig) -> list[dict[str, Any]]:
     """What a searcher proposes until it has no more."""
-    searcher = RunSearcher(run, {"distil": CELLS, "cross_entropy": ONE_CELL}, config)
+    searcher = RunSearcher(run, SearchProposer(run, {"distil": CELLS, "cross_entropy": ONE_CELL}, config))
     return list(iter(lambda: searcher.suggest("some id"), Searcher.FINISHED))
 
 
@@ -114,7 +114,7 @@ def test_arms_take_turns_by_their_shares() -> None:
 def test_what_ray_pickles_holds_nothing_of_the_run(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", "search: {}\n", toy_manifest())
     run.record("started", quota={"distil": 1})
-    searcher = RunSearcher(run, {"distil": SPACE}, SearchConfig())
+    searcher = RunSearcher(run, SearchProposer(run, {"distil": SPACE}, SearchConfig()))
     scheduler = RunScheduler(run, Referee(SchedulerConfig(), 9))
     assert vars(pickle.loads(pickle.dumps(searcher))) == {}
     assert vars(pickle.loads(pickle.dumps(scheduler))) == {}

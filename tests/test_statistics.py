@@ -51,6 +51,36 @@ def test_intervals_hold_the_truth_and_identical_arms_are_rarely_called_different
     assert wrong / runs < 0.05 + 0.015
 
 
+@pytest.mark.parametrize("seed", [2, 7, 10])
+def test_where_arms_differ_by_their_seeds_alone_the_test_is_welchs(seed: int) -> None:
+    random = np.random.default_rng(seed)  # such that images differ from each other no more than by chance
+    difficulty = random.random(2000)
+    first, second = (random.random((4, 2000)) < difficulty for _ in range(2))
+    expected = stats.ttest_ind(first.mean(1), second.mean(1), equal_var=False)
+    assert statistics.difference(first, second).p_value == pytest.approx(expected.pvalue)
+
+
+def test_intervals_hold_though_one_of_three_was_chosen_by_the_same_trainings() -> None:
+    """The luck of seeds is passed on whole, as if validation images were without end. Bounds as above, but for the
+    difference's interval, which is too wide: the best of three means varies less than a mean."""
+    random, runs, seeds, seed_effect = np.random.RandomState(6), 800, 5, 0.2
+    truth, held, equal, wrong, bias = true_accuracy(seed_effect), 0, 0, 0, 0.0
+    for _ in range(runs):
+        images, effects = difficulties(random, 500), seed_effect * random.standard_normal((3, 3, seeds))
+        chosen = [max(arm, key=lambda candidate: float(candidate.mean())) for arm in effects]
+        arms = [random.random_sample((seeds, 500)) < special.expit(images + one[:, None]) for one in chosen]
+        interval = statistics.accuracy(arms[0])
+        held += interval.low <= truth <= interval.high
+        bias += (interval.value - truth) / runs
+        differences = [statistics.difference(arms[0], other) for other in arms[1:]]
+        equal += differences[0].low <= 0 <= differences[0].high
+        wrong += min(statistics.holm([found.p_value for found in differences])) < 0.05
+    assert 0.93 - 0.015 < held / runs < 0.97 + 0.015
+    assert equal / runs > 0.93 - 0.015
+    assert wrong / runs < 0.05 + 0.015
+    assert 0.003 < bias < 0.015  # 0.85 standard errors of a mean over five seeds
+
+
 def test_without_an_effect_of_images_the_difference_is_students_t_test() -> None:
     """Every image alike: what is left is the spread over seeds, and a classical test of it."""
     random = np.random.RandomState(1)

@@ -25,12 +25,12 @@ from kd_tune.results import read
 from kd_tune.search import Launch, _CheckpointKeeper, start
 from kd_tune.search_checks import check, students_by_size
 from kd_tune.search_file import load_search_file
-from kd_tune.searcher import RunSearcher, strata_in_turn
+from kd_tune.searcher import RunSearcher, SearchProposer, strata_in_turn
 from kd_tune.space import Space
 from kd_tune.strata import MAX_SIZES, NUM_STRATA, Students, cut, stratum_of
 from kd_tune.student_sizes import survey
 from kd_tune.watch import Watch
-from tests.driven import SPACE, Driven, MemoryRun, spaces_of, students
+from tests.driven import SPACE, Driven, memory_run, spaces_of, students
 from tests.searches import toy_manifest, toy_search, write_search
 
 SHAPE = {"num_classes": 10, "in_channels": 3, "image_size": 32}
@@ -86,7 +86,7 @@ def front(num_trials: int = 12, **changes: Any) -> SearchConfig:
 
 def test_strata_are_drawn_evenly_though_wide_students_are_better() -> None:
     config = front(num_trials=14)
-    run = MemoryRun(config.trials_by_arm(), strata=students().edges())
+    run = memory_run(config.trials_by_arm(), strata=students().edges())
     Driven(run, config, spaces_of(config)).finish()
     proposed: Counter[int] = Counter()
     for event in run.events:
@@ -109,7 +109,7 @@ def test_every_stratum_has_a_trial_that_reaches_the_end(seed: int) -> None:
         return float(trial.draw["student.width"]) / 2 + trial.number / 100
 
     def completed(strata: tuple[int, ...]) -> set[tuple[str, float]]:
-        run = MemoryRun(config.trials_by_arm(), strata)
+        run = memory_run(config.trials_by_arm(), strata)
         Driven(run, config, spaces_of(config), value).finish()
         ended = [trial for trial in run.state.trials.values() if trial.end == "completed"]
         return {(trial.arm, trial.draw["student.width"]) for trial in ended}
@@ -122,8 +122,8 @@ def test_a_stratum_that_hardly_any_draw_falls_into_is_filled_with_known_students
     width, rate = FloatRange(bounds=[0.0, 1.0]), FloatRange(bounds=[0.0, 1.0])
     space = Space({"student": {"width": width}, "objective": {"name": "cross_entropy"}, "lr": rate})
     known = Students(lambda draw: int(draw["student.width"] * 10**9), ({"student.width": 1e-8}, {"student.width": 1.0}))
-    run = MemoryRun({"distil": 8}, strata=known.edges())
-    searcher = RunSearcher(run, {"distil": space}, front(sampler={"name": "random"}), known)
+    run = memory_run({"distil": 8}, strata=known.edges())
+    searcher = RunSearcher(run, SearchProposer(run, {"distil": space}, front(sampler={"name": "random"}), known))
     for _ in range(8):
         searcher.suggest("")
     narrow = [trial.draw for trial in run.state.trials.values() if trial.stratum == 0]
@@ -134,9 +134,9 @@ def test_a_stratum_that_hardly_any_draw_falls_into_is_filled_with_known_students
 def test_a_stratum_without_a_new_draw_is_passed_over_and_an_arm_without_one_ends() -> None:
     student = {"width": Choice(options=[0.25, 0.5, 1.0])}
     space = Space({"student": student, "objective": {"name": "cross_entropy"}})
-    run = MemoryRun({"distil": 6, "cross_entropy": 2}, strata=students().edges())
+    run = memory_run({"distil": 6, "cross_entropy": 2}, strata=students().edges())
     spaces = {"distil": space, "cross_entropy": SPACE}
-    searcher = RunSearcher(run, spaces, front(), students())
+    searcher = RunSearcher(run, SearchProposer(run, spaces, front(), students()))
     while searcher.suggest("") != "FINISHED":
         pass
     assert Counter(trial.arm for trial in run.state.trials.values()) == {"distil": 3, "cross_entropy": 2}
@@ -147,8 +147,8 @@ def test_a_stratum_without_a_new_draw_is_passed_over_and_an_arm_without_one_ends
 
 def test_points_to_start_from_count_for_the_stratum_that_they_lie_in() -> None:
     config = front(points=[{"student.width": 1.0}, {"student.width": 1.0}])
-    run = MemoryRun({"distil": 6}, strata=students().edges())
-    searcher = RunSearcher(run, {"distil": SPACE}, config, students())
+    run = memory_run({"distil": 6}, strata=students().edges())
+    searcher = RunSearcher(run, SearchProposer(run, {"distil": SPACE}, config, students()))
     for _ in range(6):
         searcher.suggest("")
     assert [trial.stratum for trial in run.state.trials.values()] == [2, 2, 0, 1, 0, 1]
@@ -160,7 +160,7 @@ def test_a_share_of_every_arm_and_stratum_is_never_pruned(goal: str) -> None:
     never_pruned = {"grace_period": 1, "never_pruned": 1 / 3}
     random: dict[str, Any] = {"sampler": {"name": "random"}, "num_trials": 24, "arms": ["distil", "cross_entropy"]}
     config = front(goal=goal, scheduler=never_pruned, **random)
-    run = MemoryRun(config.trials_by_arm(), students().edges() if goal == "front" else ())
+    run = memory_run(config.trials_by_arm(), students().edges() if goal == "front" else ())
     Driven(run, config, spaces_of(config)).finish()
     counts = Counter((trial.arm, trial.stratum) for trial in run.state.trials.values() if trial.never_pruned)
     assert len(counts) == (6 if goal == "front" else 2)
@@ -170,8 +170,10 @@ def test_a_share_of_every_arm_and_stratum_is_never_pruned(goal: str) -> None:
 
 def test_who_is_never_pruned_depends_on_the_seed_and_nobody_is_where_nothing_is_pruned() -> None:
     def chosen(**changes: Any) -> list[int]:
-        run = MemoryRun({"distil": 24})
-        searcher = RunSearcher(run, {"distil": SPACE}, front(goal="best", sampler={"name": "random"}, **changes))
+        run = memory_run({"distil": 24})
+        searcher = RunSearcher(
+            run, SearchProposer(run, {"distil": SPACE}, front(goal="best", sampler={"name": "random"}, **changes))
+        )
         for _ in range(24):
             searcher.suggest("")
         return [number for number, trial in run.state.trials.items() if trial.never_pruned]

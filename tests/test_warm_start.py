@@ -16,7 +16,7 @@ from kd_tune import cli, results
 from kd_tune.config import SamplerConfig, SearchConfig
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import SEARCH_FILE, Run, replay
-from kd_tune.search import Launch, start
+from kd_tune.search import Launch, make_run, start
 from kd_tune.search_file import load_search_file
 from kd_tune.strata import Students
 from kd_tune.warm_start import check_equal, read_earlier, record_known
@@ -75,6 +75,31 @@ def test_known_trials_compete_in_the_strata_of_the_new_run(earlier: Path, new_ru
     record_known(run, read_earlier([earlier], SearchConfig()), ["distil"], students)
     run.close()
     assert [trial.stratum for trial in replay(run.folder).known["distil"]] == [1, 1]
+
+
+@pytest.mark.parametrize("broken_after", [0, 1, None])
+def test_a_run_that_learns_from_earlier_ones_is_there_with_all_of_them_or_not_at_all(
+    earlier: Path, tmp_path: Path, broken_after: int | None
+) -> None:
+    """A launcher that was killed in between would leave a part, which a resumed run would take for all."""
+    folder, known = tmp_path / "later", read_earlier([earlier], SearchConfig())
+    file = load_search_file(write_search(tmp_path, toy_search()))
+    counted: list[bool] = []
+
+    def count(draw: dict[str, Any]) -> int:
+        if len(counted) == broken_after:
+            raise KeyboardInterrupt
+        counted.append(folder.exists())
+        return 100
+
+    if broken_after is None:
+        make_run(folder, file, toy_manifest(), known, Students(count, ()))
+        assert len(replay(folder).known["distil"]) == 2
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            make_run(folder, file, toy_manifest(), known, Students(count, ()))
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["earlier", "toy.yaml"]
+    assert not any(counted), "the run had its name before it was whole"
 
 
 def test_known_trials_are_in_no_table_and_no_quota(earlier: Path, new_run: Callable[..., Run]) -> None:
