@@ -12,44 +12,59 @@ from kd_tune import ledger
 from kd_tune.confirmation import Candidate, Plan
 from kd_tune.ledger import RunState, TrialState
 from kd_tune.records import DISTIL
+from kd_tune.selection import Selection, is_of_student
 from kd_tune.space import Space
 from kd_tune.statistics import shrunken_maximum
 
 
-def make_plan(
-    state: RunState, spaces: Mapping[str, Space], top: int, num_seeds: int, all_students: bool, seed: int
-) -> Plan:
+def make_plan(state: RunState, spaces: Mapping[str, Space], selection: Selection, num_seeds: int, seed: int) -> Plan:
     """What a confirmation of a search trains.
 
-    Arms are compared at the same student: that of the leading arm's best trial, or every student that all arms have
+    Models are compared at the same student: that of the leading arm's best trial, or every student that all arms have
     usable trials of. An arm that never tried the best one's student, as happens where widths are a continuous range,
     takes part with its best configurations of other students, moved to this one.
 
     Args:
         state: the search's.
         spaces: by arm.
-        top: candidates of an arm at a student, at most.
+        selection: which trials, compared as what.
         num_seeds: trainings that are reported, of every chosen one.
-        all_students: every student, not only the best.
         seed: of the confirmation.
 
     Returns:
         The plan; without candidates where no student can be compared.
+
+    Raises:
+        ConfigError: no search of these spaces has what is selected.
     """
-    trials = {arm: ranked(state.of_arm(arm)) for arm in state.quota}
-    students = _students(trials, spaces, all_students)
+    selection.check(spaces)
+    trials = {
+        arm: [trial for trial in ranked(state.of_arm(arm)) if selection.admits(trial, spaces[arm])]
+        for arm in state.quota
+    }
+    students = _students(trials, spaces, selection.all_students)
     candidates, counts = [], []
     for index, student in enumerate(students):
         mine = {arm: trials_of_student(trials[arm], spaces[arm], student) for arm in trials}
-        counts.append({arm: len(found) for arm, found in mine.items()})
-        own = {arm: [_candidate(index, trial) for trial in found] for arm, found in mine.items()}
+        own = {arm: [_candidate(index, trial, selection) for trial in found] for arm, found in mine.items()}
         leading_draw = mine[leading_arm(trials)][0].draw
-        found = {
-            arm: _distinct(own[arm] or [_moved(index, trial, leading_draw) for trial in trials[arm]], spaces[arm])
-            for arm in trials
-        }
-        candidates += [candidate for mine in found.values() for candidate in mine[:top]]
-    return Plan(seed=seed, top=top, num_seeds=num_seeds, students=students, trials=counts, candidates=candidates)
+        found: dict[str, list[Candidate]] = {name: [] for name in selection.models(trials, spaces)}
+        for arm in trials:
+            moved = [_moved(_candidate(index, trial, selection), leading_draw) for trial in trials[arm] if not own[arm]]
+            for candidate in _distinct(own[arm] or moved, spaces[arm]):
+                found[candidate.model].append(candidate)
+        counts.append({name: _count(own, name) for name in found})
+        candidates += [candidate for rivals in found.values() for candidate in rivals[: selection.top]]
+    return Plan(
+        seed=seed,
+        by=selection.by,
+        where=dict(selection.where),
+        top=selection.top,
+        num_seeds=num_seeds,
+        students=students,
+        trials=counts,
+        candidates=candidates,
+    )
 
 
 def leading_arm(arms: Iterable[str]) -> str:
@@ -68,11 +83,19 @@ def trials_of_student(trials: Sequence[TrialState], space: Space, student: Mappi
     return [trial for trial in trials if space.fill(trial.draw)["student"] == student]
 
 
+def rivals(state: RunState, space: Space, plan: Plan, candidate: Candidate) -> list[TrialState]:
+    """The search's trials that a candidate was best of: those of its model and student, best first."""
+    selection = Selection(plan.top, by=plan.by, where=plan.where)
+    mine = [trial for trial in ranked(state.of_arm(candidate.arm)) if selection.admits(trial, space)]
+    mine = [trial for trial in mine if selection.model(trial) == candidate.model]
+    return trials_of_student(mine, space, plan.students[candidate.student])
+
+
 def search_maxima(trials: Sequence[TrialState]) -> tuple[float | None, float | None]:
     """The largest of the trials' last validation accuracies: as it is, and shrunken. None of what cannot be known.
 
     Args:
-        trials: of one arm and student, `ranked`.
+        trials: of one model and student, `ranked`.
     """
     if not trials:
         return None, None
@@ -105,10 +128,15 @@ def _students(
     return [student for key, student in leading.items() if all(key in students for students in found.values())]
 
 
-def _candidate(student: int, trial: TrialState) -> Candidate:
+def _count(candidates: Mapping[str, Sequence[Candidate]], model: str) -> int:
+    return sum(candidate.model == model for mine in candidates.values() for candidate in mine)
+
+
+def _candidate(student: int, trial: TrialState, selection: Selection) -> Candidate:
     return Candidate(
         student=student,
         arm=trial.arm,
+        model=selection.model(trial),
         trial=trial.number,
         draw=trial.draw,
         moved=False,
@@ -117,15 +145,11 @@ def _candidate(student: int, trial: TrialState) -> Candidate:
     )
 
 
-def _moved(student: int, trial: TrialState, leading_draw: Mapping[str, Any]) -> Candidate:
-    """A trial's configuration with the student of another draw in place of its own."""
-    kept = {name: value for name, value in trial.draw.items() if not _is_of_student(name)}
-    taken = {name: value for name, value in leading_draw.items() if _is_of_student(name)}
-    return _candidate(student, trial).model_copy(update={"draw": kept | taken, "moved": True})
-
-
-def _is_of_student(parameter: str) -> bool:
-    return parameter == "student" or parameter.startswith(("student.", "student["))
+def _moved(candidate: Candidate, leading_draw: Mapping[str, Any]) -> Candidate:
+    """A configuration with the student of another draw in place of its own."""
+    kept = {name: value for name, value in candidate.draw.items() if not is_of_student(name)}
+    taken = {name: value for name, value in leading_draw.items() if is_of_student(name)}
+    return candidate.model_copy(update={"draw": kept | taken, "moved": True})
 
 
 def _distinct(candidates: Sequence[Candidate], space: Space) -> list[Candidate]:

@@ -152,6 +152,16 @@ def confirm(
             show_default=False,
         ),
     ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare the values of this parameter, such as objective.alpha, in place of arms.", show_default=False
+        ),
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="Only trials with this value, such as optimizer.lr=0.1; repeatable.", show_default=False),
+    ] = None,
     again: Annotated[
         bool, typer.Option("--again", help="Confirm once more, on other seeds: opens the test set once more.")
     ] = False,
@@ -169,7 +179,7 @@ def confirm(
     console = make_console()
     launch = Launch(data, address, None if time_budget is None else parse_duration(time_budget))
     all_students = None if students is None else students is Students.ALL
-    request = confirming.Request(top, seeds, all_students, again)
+    request = confirming.Request(top, seeds, all_students, by, parse_values(where or []), again)
     advice = "the same command goes on, without --again"
     with stoppable(advice):
         try:
@@ -201,6 +211,22 @@ def parse_duration(text: str) -> float:
     if seconds <= 0:
         raise ConfigError(f"--time-budget {text}: must be like 90s, 30m or 2h, and above 0")
     return seconds
+
+
+def parse_values(texts: list[str]) -> dict[str, Any]:
+    """`name=value` of every `--where`, each value read as YAML."""
+    from kd_tune.strict_yaml import StrictYamlError, parse_scalar
+
+    values = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise ConfigError(f"--where {text}: must look like optimizer.lr=0.1")
+        try:
+            values[name] = parse_scalar(value)
+        except StrictYamlError as error:
+            raise ConfigError(f"--where {text}: {error}") from None
+    return values
 
 
 def main(arguments: list[str] | None = None, command: str | None = None, name: str | None = None) -> Any:

@@ -15,16 +15,17 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections import Counter
+from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from kd_tune import candidates, confirmation
 from kd_tune.config import ArmConfig, SamplerConfig, SchedulerConfig, SearchConfig
-from kd_tune.confirm_figures import Chosen, collect, make_figures
+from kd_tune.confirm_figures import Chosen, collect, common_teacher, make_figures
 from kd_tune.confirmation import Confirmation, Plan
 from kd_tune.errors import ConfigError
 from kd_tune.export import Exported, export_students
@@ -33,10 +34,11 @@ from kd_tune.manifest import hardware, versions
 from kd_tune.opening import checkpoint_of, open_test_set
 from kd_tune.paths import read_record, write_json, written_whole
 from kd_tune.records import derive_seed
-from kd_tune.retraining import RetrainingProposer, in_words, trainings_of
+from kd_tune.retraining import RetrainingProposer, in_words, trainings_by_arm
 from kd_tune.search import Found, Launch, find_again, run_trials
 from kd_tune.search_checks import resolved
 from kd_tune.search_file import SearchFile
+from kd_tune.selection import Selection
 from kd_tune.strict_yaml import dump_yaml
 
 
@@ -49,27 +51,34 @@ class Request:
     """What is to be confirmed.
 
     Attributes:
-        top: configurations of every arm, at most, of which one is chosen.
+        top: configurations of every model, at most, of which one is chosen.
         num_seeds: trainings of the chosen one, which are reported.
-        all_students: compare arms at every student that they have in common, not only at the best one. None: if the
+        all_students: compare models at every student that arms have in common, not only at the best one. None: if the
             search's goal was the front.
+        by: the parameter whose values are compared; None: arms are.
+        where: values that parameters of candidates must have.
         again: open the test set once more.
     """
 
     top: int
     num_seeds: int
     all_students: bool | None = None
+    by: str | None = None
+    where: Mapping[str, Any] = field(default_factory=dict)
     again: bool = False
 
-    def compares_all(self, goal: str) -> bool:
-        """Whether arms are compared at every student, after a search with this goal."""
-        return goal == "front" if self.all_students is None else self.all_students
+    def selection(self, goal: str) -> Selection:
+        """Which trials are candidates, after a search with this goal."""
+        all_students = goal == "front" if self.all_students is None else self.all_students
+        return Selection(self.top, all_students, self.by, self.where)
 
     def command(self, folder: Path) -> str:
         """What a person typed, for the record."""
-        students = " --students all" if self.all_students else ""
-        again = " --again" if self.again else ""
-        return f"kd-tune confirm {folder.name} --top {self.top} --seeds {self.num_seeds}{students}{again}"
+        options = ["--students all"] if self.all_students else []
+        options += [f"--by {self.by}"] if self.by else []
+        options += [f"--where {name}={value}" for name, value in self.where.items()]
+        options += ["--again"] if self.again else []
+        return " ".join([f"kd-tune confirm {folder.name} --top {self.top} --seeds {self.num_seeds}", *options])
 
 
 def confirm(folder: Path, request: Request, launch: Launch, console: Console) -> Confirmation | None:
@@ -101,9 +110,9 @@ def confirm(folder: Path, request: Request, launch: Launch, console: Console) ->
             raise ConfigError(f"{found.dataset.name}: the data set has no test images, so nothing can be confirmed")
         place = confirmation.folder_of(folder, number)
         seed = derive_seed(found.file.search.seed, "confirmation", number)
-        all_students = request.compares_all(found.file.search.goal)
-        plan = candidates.make_plan(run.state, found.spaces, request.top, request.num_seeds, all_students, seed)
-        _check_plan(folder, plan, run.state, all_students)
+        selection = request.selection(found.file.search.goal)
+        plan = candidates.make_plan(run.state, found.spaces, selection, request.num_seeds, seed)
+        _check_plan(folder, plan, run.state, selection)
         _begin(place, plan, found)
         state = replay(place)
         if not _has_ended(state):
@@ -113,8 +122,11 @@ def confirm(folder: Path, request: Request, launch: Launch, console: Console) ->
         chosen, left_out = collect(plan, state)
         if not chosen:
             raise NothingUsable(f"{place}: the test set stays shut; left out: {'; '.join(left_out)}")
-        answers = open_test_set(run, place, chosen, found.dataset, request.command(folder))
-        result = make_figures(run.state, found.spaces, found.manifest, plan, chosen, left_out, answers)
+        name = common_teacher(chosen, found.spaces)
+        beside = (name, found.networks[name]) if name in found.networks else None
+        answers = open_test_set(run, place, chosen, found.dataset, beside, request.command(folder))
+        groups = found.dataset.class_groups
+        result = make_figures(run.state, found.spaces, found.manifest, plan, chosen, left_out, answers, groups)
         for line in _export(folder, place, chosen, result):
             console.print(f"export: {line}")
         write_json(place / confirmation.FIGURES, result.model_dump())
@@ -125,7 +137,7 @@ def check_request(request: Request) -> None:
     """Raises ConfigError if nothing could be said from so little."""
     problems = []
     if request.top < 1:
-        problems.append(f"--top {request.top}: at least 1 configuration of every arm")
+        problems.append(f"--top {request.top}: at least 1 configuration of everything that is compared")
     if request.num_seeds < 2:
         problems.append(f"--seeds {request.num_seeds}: at least 2, or there is no spread and no interval")
     if problems:
@@ -163,7 +175,7 @@ def confirmation_number(folder: Path, openings: list[Event], again: bool) -> int
 
 def retraining_file(file: SearchFile, plan: Plan) -> SearchFile:
     """The search file of a confirmation: as many trials as trainings, none stopped, with seeds of their own."""
-    counts = Counter(one.group[1] for one in trainings_of(plan))
+    counts = trainings_by_arm(plan)
     arms = dict.fromkeys(candidate.arm for candidate in plan.candidates)
     search = SearchConfig(
         arms=[ArmConfig.model_validate({"name": arm, "num_trials": counts[arm]}) for arm in arms],
@@ -186,10 +198,13 @@ def _check_ended(run: Run) -> None:
         raise NothingUsable(f"{run.folder}: no trial gave a figure, so there is nothing to confirm")
 
 
-def _check_plan(folder: Path, plan: Plan, state: RunState, all_students: bool) -> None:
+def _check_plan(folder: Path, plan: Plan, state: RunState, selection: Selection) -> None:
     if plan.candidates:
         return
-    if all_students:
+    if selection.where:
+        wanted = ", ".join(f"{name}={value}" for name, value in selection.where.items())
+        raise ConfigError(f"{folder}: no trial of the distilled arm, or the first one, with {wanted} gave a figure")
+    if selection.all_students:
         raise ConfigError(f"{folder}: no student has trials of every arm; --students best compares what there is")
     raise NothingUsable(
         f"{folder}: no trial of {candidates.leading_arm(state.quota)} gave a figure, so no student can be compared"
@@ -200,10 +215,11 @@ def _begin(place: Path, plan: Plan, found: Found) -> None:
     """Makes the run of a confirmation, whole or not at all; one that is there must have the same plan."""
     if (place / PLAN).exists():
         begun = read_record(place / PLAN, Plan)
-        for name in ("top", "num_seeds", "students", "candidates", "seed"):
+        for name in ("top", "num_seeds", "by", "where", "students", "candidates", "seed"):
             then, now = getattr(begun, name), getattr(plan, name)
             if then != now:
-                shown = {"top": f"--top {then}", "num_seeds": f"--seeds {then}"}.get(name, f"other {name}")
+                option = {"top": "--top", "num_seeds": "--seeds", "by": "--by", "where": "--where"}.get(name)
+                shown = f"other {name}" if option is None else f"{option} {then}" if then else f"no {option}"
                 raise ConfigError(
                     f"{place}: this confirmation was begun with {shown}; go on with that, or delete the folder"
                 )

@@ -29,6 +29,7 @@ class Candidate(Record):
     Attributes:
         student: its place in `Plan.students`.
         arm: the arm that it belongs to.
+        model: what it is compared as: its arm, or its value of `Plan.by`.
         trial: the search's trial that it was.
         draw: its parameters.
         moved: whether the search's trial had another student, in whose place this one was put, because the arm has no
@@ -39,6 +40,7 @@ class Candidate(Record):
 
     student: int
     arm: str
+    model: str
     trial: int
     draw: dict[str, Any]
     moved: bool
@@ -51,14 +53,18 @@ class Plan(Record):
 
     Attributes:
         seed: all training seeds follow from it and the training's number.
-        top: candidates of an arm at a student, at most.
+        by: the parameter whose values are compared; None: arms are.
+        where: values that parameters of candidates must have.
+        top: candidates of a model at a student, at most.
         num_seeds: trainings that are reported, of every chosen configuration.
-        students: the `student` sections that arms are compared at.
-        trials: by student, how many usable trials of the search each arm had there.
-        candidates: by student, by arm, the search's best first.
+        students: the `student` sections that models are compared at.
+        trials: by student, how many usable trials of the search each model had there.
+        candidates: by student, by model, the search's best first.
     """
 
     seed: int
+    by: str | None
+    where: dict[str, Any]
     top: int
     num_seeds: int
     students: list[dict[str, Any]]
@@ -67,12 +73,13 @@ class Plan(Record):
 
 
 class ConfirmedArm(Record):
-    """One arm at one student: its chosen configuration, trained on fresh seeds, on the test images.
+    """One model at one student: its chosen configuration, trained on fresh seeds, on the test images.
 
     Attributes:
         student: the student, in words.
         num_parameters: of the student.
         arm: the arm.
+        model: what it is compared as: its arm, or its value of `Confirmation.by`.
         trial: the search's trial whose configuration was chosen.
         draw: its parameters.
         trainings: their numbers in the confirmation's run, a seed each; those that it was chosen by are not among them.
@@ -80,7 +87,7 @@ class ConfirmedArm(Record):
         test_accuracies: of the trainings.
         low: lower end of the 95 % interval of the mean test accuracy, over new seeds and new images.
         high: upper end.
-        search_trials: usable trials of the search for this arm and student; 0 if the configuration is one of another
+        search_trials: usable trials of the search for this model and student; 0 if the configuration is one of another
             student, moved to this one.
         search_maximum: the largest last validation accuracy of those; None where there is none.
         search_shrunken: the same without the luck of having been the largest; None where the search did not record
@@ -92,6 +99,7 @@ class ConfirmedArm(Record):
     student: str
     num_parameters: int
     arm: str
+    model: str
     trial: int
     draw: dict[str, Any]
     trainings: list[int]
@@ -107,12 +115,12 @@ class ConfirmedArm(Record):
 
 
 class Comparison(Record):
-    """Distillation against one control at one student.
+    """Two models at one student: distillation and a control, or two values of a parameter.
 
     Attributes:
         student: the student, in words.
-        arm: the arm that learns from the teacher.
-        control: the one that does not.
+        first: a model.
+        second: the one that it is compared with.
         difference: of mean test accuracies.
         low: lower end of its 95 % interval.
         high: upper end.
@@ -120,8 +128,8 @@ class Comparison(Record):
     """
 
     student: str
-    arm: str
-    control: str
+    first: str
+    second: str
     difference: float
     low: float
     high: float
@@ -132,10 +140,10 @@ class Comparison(Record):
         interval = f"{100 * self.low:+.2f} to {100 * self.high:+.2f}"
         if self.p_value >= SIGNIFICANT:
             return (
-                f"not decidable whether {self.arm} or {self.control} is better: the difference is "
+                f"not decidable whether {self.first} or {self.second} is better: the difference is "
                 f"{100 * self.difference:+.2f} points ({interval}; p {self.p_value:.2g})"
             )
-        better, worse, sign = (self.arm, self.control, 1) if self.difference > 0 else (self.control, self.arm, -1)
+        better, worse, sign = (self.first, self.second, 1) if self.difference > 0 else (self.second, self.first, -1)
         ends = sorted((sign * self.low, sign * self.high))
         points = f"{100 * sign * self.difference:.2f} points ({100 * ends[0]:.2f} to {100 * ends[1]:.2f}"
         return f"{better} beats {worse} by {points}; p {self.p_value:.2g})"
@@ -150,10 +158,15 @@ class Confirmation(Record):
         num_images: test images.
         opening: which opening of the test set by this run it was, from 1.
         search_arms: arms that the search had.
-        arms: a row an arm and student.
-        comparisons: of the distilled arm with each control.
+        by: the parameter whose values were compared; None: arms were.
+        arms: a row a model and student.
+        comparisons: of the distilled arm with each control, or of all pairs of values.
         left_out: what could not be compared, and why.
         knows_validation_images: of each teacher.
+        class_names: by class number.
+        class_groups: of classes that are alike; None: the data set names none.
+        teacher: whose answers to the test images are kept beside the students'; None: they had none, or several, or
+            one of which there are no more than its answers to the training images.
     """
 
     created: str
@@ -161,10 +174,14 @@ class Confirmation(Record):
     num_images: int
     opening: int
     search_arms: list[str]
+    by: str | None
     arms: list[ConfirmedArm]
     comparisons: list[Comparison]
     left_out: list[str]
     knows_validation_images: dict[str, bool | None]
+    class_names: list[str]
+    class_groups: dict[str, list[str]] | None
+    teacher: str | None
 
 
 def folder_of(run: Path, number: int) -> Path:
@@ -197,12 +214,12 @@ def latest(run: Path) -> Confirmation | None:
 
 
 def arms_table(confirmation: Confirmation) -> pd.DataFrame:
-    """A row an arm and student: means, spread over seeds, interval, and what the search had said."""
+    """A row a model and student: means, spread over seeds, interval, and what the search had said."""
     rows = [
         {
             "student": arm.student,
             "num_parameters": arm.num_parameters,
-            "arm": arm.arm,
+            "model": arm.model,
             "trial": arm.trial,
             "test_accuracy": pd.Series(arm.test_accuracies).mean(),
             "sd": pd.Series(arm.test_accuracies).std(),
@@ -229,7 +246,7 @@ def shown_arms(confirmation: Confirmation) -> pd.DataFrame:
         {
             "student": row["student"],
             "parameters": f"{row['num_parameters']:,}",
-            "arm": row["arm"],
+            confirmation.by or "arm": row["model"],
             "trial": str(row["trial"]),
             "test accuracy": f"{row['test_accuracy']:.2%}",
             "sd, points": f"{100 * row['sd']:.2f}",
@@ -260,10 +277,10 @@ def configurations(confirmation: Confirmation) -> list[str]:
 def findings(confirmation: Confirmation) -> list[str]:
     """What to say below the table: comparisons, what is missing, and what is known of the teachers."""
     lines = [f"{comparison.student}: {comparison.sentence()}" for comparison in confirmation.comparisons]
-    if len(confirmation.search_arms) == 1:
+    if len(confirmation.search_arms) == 1 and confirmation.by is None:
         lines.append("no control: there is nothing to compare distillation with")
     lines += [
-        f"{arm.student}: the search has no trial of {arm.arm} with it, so its best of other students were moved to it"
+        f"{arm.student}: the search has no trial of {arm.model} with it, so its best of other students were moved to it"
         for arm in confirmation.arms
         if not arm.search_trials
     ]
@@ -283,7 +300,7 @@ def _unstable(arm: ConfirmedArm) -> str:
     if not failed:
         return ""
     return (
-        f"{arm.student}, {arm.arm}: {failed} of {len(arm.val_accuracies)} trainings ended below half of the best one's "
-        f"validation accuracy ({min(arm.val_accuracies):.2%} against {max(arm.val_accuracies):.2%}): this "
+        f"{arm.student}, {arm.model}: {failed} of {len(arm.val_accuracies)} trainings ended below half of the best "
+        f"one's validation accuracy ({min(arm.val_accuracies):.2%} against {max(arm.val_accuracies):.2%}): this "
         "configuration trains with some seeds only; look for a calmer one, such as a lower learning rate"
     )

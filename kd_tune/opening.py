@@ -1,6 +1,6 @@
 """The one look at the test images: recorded, with fingerprints of the students that it is for, before it is taken.
 
-Shapes: S seeds, N test images.
+Shapes: S seeds, N test images, C classes.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from kd_tune import checkpoint, confirmation, records
+from kd_tune import checkpoint, confirmation, records, teacher
 from kd_tune.catalog import build_student
-from kd_tune.confirm_figures import Chosen
+from kd_tune.confirm_figures import Answers, Chosen
 from kd_tune.data import Dataset
 from kd_tune.engine import answer
 from kd_tune.errors import ConfigError
@@ -24,18 +25,18 @@ from kd_tune.paths import read_json, written_whole
 from kd_tune.trial_data import TrialData, best_device
 
 
-def open_test_set(run: Run, place: Path, chosen: list[Chosen], dataset: Dataset, command: str) -> np.ndarray:
-    """Opens the test set for the chosen students, asks them, and keeps their answers.
+def open_test_set(
+    run: Run, place: Path, chosen: list[Chosen], dataset: Dataset, beside: tuple[str, Path] | None, command: str
+) -> Answers:
+    """Opens the test set for the chosen students, asks them and a teacher beside them, and keeps the answers.
 
     Args:
         run: of the search, whose ledger records the opening.
         place: the confirmation's folder, which takes the answers.
         chosen: whom to ask.
         dataset: whose test images.
+        beside: name and folder of the teacher.
         command: what a person typed, for the record.
-
-    Returns:
-        `[chosen, S, N]` bool, whether each training classified each image right.
     """
     choice = [
         {
@@ -47,18 +48,14 @@ def open_test_set(run: Run, place: Path, chosen: list[Chosen], dataset: Dataset,
     ]
     log = _opening_log(run, place, choice, command)
     images = dataset.open_test("kd-tune confirm", log)
-    data = TrialData(replace(dataset, val=images), None, best_device())
-    predicted = np.array([[_predict(place, trial, data) for trial in one.trainings] for one in chosen])
-    names = [f"{one.candidate.arm}, trial {one.candidate.trial}" for one in chosen]
+    data = TrialData(replace(dataset, val=images), None, best_device())  # test images in the validation's place
+    logits = np.stack([np.stack([_student_logits(place, trial, data) for trial in one.trainings]) for one in chosen])
+    kept = {"logits": logits, "labels": images.labels}
+    if beside is not None:
+        kept["teacher_logits"] = _teacher_logits(beside[1], data)
     with written_whole(place / confirmation.ANSWERS) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(
-            file,
-            predicted=predicted.astype(np.min_scalar_type(dataset.num_classes - 1)),
-            labels=images.labels,
-            arms=np.array(names),
-        )
-    right: np.ndarray = predicted == images.labels
-    return right
+        np.savez_compressed(file, allow_pickle=False, **kept)
+    return Answers(logits, images.labels, None if beside is None else beside[0])
 
 
 def _opening_log(run: Run, place: Path, choice: list[dict[str, Any]], command: str) -> Callable[[dict[str, Any]], None]:
@@ -87,10 +84,15 @@ def checkpoint_of(place: Path, trial: TrialState) -> Path:
     return found
 
 
-def _predict(place: Path, trial: TrialState, data: TrialData) -> np.ndarray:
-    """The class `[N]` that a training names for each test image, which stand where validation images do."""
+def _student_logits(place: Path, trial: TrialState, data: TrialData) -> np.ndarray:
     source = checkpoint_of(place, trial)
     network = build_student(read_json(source / checkpoint.TRIAL)["trial"]["student"], data.dataset)
     checkpoint.load_weights(source / checkpoint.WEIGHTS, network)
-    classes: np.ndarray = answer(network.to(data.device), data).argmax(-1).cpu().numpy()
-    return classes
+    logits: np.ndarray = answer(network.to(data.device), data).cpu().numpy()
+    return logits
+
+
+def _teacher_logits(folder: Path, data: TrialData) -> np.ndarray:
+    ask = teacher.Answers(teacher.load(folder, data.dataset), data.device)
+    logits: np.ndarray = torch.cat([ask(images) for images in data.val_batches()]).cpu().numpy()
+    return logits

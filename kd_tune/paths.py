@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -115,3 +116,8 @@ def read_record(path: Path, kind: type[RecordT]) -> RecordT:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise ConfigError(f"{path}: not a valid record: {field}: {first['msg']}") from None
+
+
+def file_name(name: str) -> str:
+    """A name as part of a file's: those of the user's own networks hold dots and a colon, those of values `=`."""
+    return re.sub(r"[^\w-]", "_", name)

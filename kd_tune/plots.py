@@ -186,18 +186,19 @@ def _shown_sizes(by_teacher: pd.DataFrame) -> list[int]:
 
 
 def confirmed(table: pd.DataFrame) -> Figure:
-    """Test accuracies with their 95 % intervals, from `confirmation.arms_table`: a row an arm, in groups by student."""
+    """Test accuracies with 95 % intervals, from `confirmation.arms_table`: a row a model, in groups by student."""
     students = list(dict.fromkeys(table["student"]))
-    arms = list(dict.fromkeys(table["arm"]))
+    models = list(dict.fromkeys(table["model"]))
     figure, (axes,) = _figure(1, width=6.4, height=1.6 + 0.35 * len(table))
     heights = [-(row + students.index(student)) for row, student in enumerate(table["student"])]
-    for arm, colour, marker in zip(arms, COLOURS, MARKERS, strict=False):
-        mine = (table["arm"] == arm).to_numpy()
+    for index, model in enumerate(models):
+        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+        mine = (table["model"] == model).to_numpy()
         rows, places = table[mine], np.array(heights)[mine]
         errors = np.array([rows["test_accuracy"] - rows["low"], rows["high"] - rows["test_accuracy"]])
         axes.errorbar(rows["test_accuracy"], places, xerr=errors, fmt=marker, color=colour, capsize=3)
         axes.scatter(rows["search_maximum"], places, marker=marker, facecolors="none", edgecolors=colour, alpha=0.6)
-    axes.set_yticks(heights, list(table["arm"]))
+    axes.set_yticks(heights, list(table["model"]))
     axes.set_ylim(min(heights) - 0.7, 1.0)
     for student in students:
         top = max(height for height, of in zip(heights, table["student"], strict=True) if of == student)

@@ -42,11 +42,13 @@ class PreparedTeacher:
         place: where its answers are.
         fingerprint: of all that its answers follow from.
         facts: what the run's manifest says of it.
+        network: the folder of the network that gives these answers; None where there is none to ask about other images.
     """
 
     place: TeacherPlace
     fingerprint: str
     facts: TeacherFacts
+    network: Path | None
 
 
 def prepare(
@@ -167,7 +169,7 @@ def _from_network(
         knows_validation_images=teacher.knows_validation_images(found.record, dataset),
         record=found.record.model_dump(exclude={"weights_sha256"}) | permutation,
     )
-    return PreparedTeacher(place, fingerprint, facts)
+    return PreparedTeacher(place, fingerprint, facts, None if permutation else found.folder)
 
 
 def _from_file(section: Mapping[str, Any], dataset: Dataset, views: int, console: Console) -> PreparedTeacher:
@@ -183,7 +185,7 @@ def _from_file(section: Mapping[str, Any], dataset: Dataset, views: int, console
         knows_validation_images=None,
         record={"logits": str(section["file"])},
     )
-    return PreparedTeacher(TeacherPlace(bank=str(bank.resolve())), fingerprint, facts)
+    return PreparedTeacher(TeacherPlace(bank=str(bank.resolve())), fingerprint, facts, None)
 
 
 def _bank_accuracy(bank: Path, fingerprint: str, dataset: Dataset) -> float:

@@ -1,14 +1,16 @@
 """What a confirmation trains, in what order, and what it chooses: functions of its plan and of what came out so far.
 
-An arm at a student is a group. Where it has several candidates, each is trained on a few seeds and the best by
-validation images is chosen; then the chosen one, or the only one, is trained on seeds that had no part in the choice.
-Only these trainings answer the test images. The best of several is best by luck too, and in training that luck is the
-same on both kinds of images: figures of the trainings that chose would be too high.
+A model (an arm, or a value of the parameter that is compared) at a student is a group. Where it has several candidates,
+each is trained on a few seeds and the best by validation images is chosen; then the chosen one, or the only one, is
+trained on seeds that had no part in the choice. Only these trainings answer the test images. The best of several is
+best by luck too, and in training that luck is the same on both kinds of images: figures of the trainings that chose
+would be too high.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,7 +21,7 @@ from kd_tune.confirmation import Plan
 from kd_tune.ledger import Recorder, RunState, TrialState
 from kd_tune.space import Space
 
-Group = tuple[int, str]  # the student's place in the plan, and the arm
+Group = tuple[int, str]  # the student's place in the plan, and the model
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def groups_of(plan: Plan) -> dict[Group, list[int]]:
     """The candidates of every group, by their places in the plan."""
     found: dict[Group, list[int]] = {}
     for place, candidate in enumerate(plan.candidates):
-        found.setdefault((candidate.student, candidate.arm), []).append(place)
+        found.setdefault((candidate.student, candidate.model), []).append(place)
     return found
 
 
@@ -68,12 +70,18 @@ def trainings_of(plan: Plan) -> list[Training]:
 def in_words(plan: Plan) -> str:
     """What is going to be trained, on a line."""
     chosen, rivals = len(groups_of(plan)), {one.candidate for one in trainings_of(plan)} - {None}
-    figures = f"{chosen} configurations, one an arm and student, are trained on {plan.num_seeds} seeds for the figures"
+    figures = f"{chosen} configurations, one a model and student, are trained on {plan.num_seeds} seeds for the figures"
     if not rivals:
         return figures
     return (
         f"{len(rivals)} candidates are trained on {num_choosing(plan.num_seeds)} seeds for the choice; then {figures}"
     )
+
+
+def trainings_by_arm(plan: Plan) -> dict[str, int]:
+    """How many trainings every arm has."""
+    arms = {(candidate.student, candidate.model): candidate.arm for candidate in plan.candidates}
+    return dict(Counter(arms[one.group] for one in trainings_of(plan)))
 
 
 def reported(plan: Plan, group: Group) -> list[int]:

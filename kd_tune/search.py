@@ -156,6 +156,7 @@ class Found:
         dataset: its images.
         source: where they lie.
         teachers: where each teacher's answers are.
+        networks: folders of those that can be asked about other images.
     """
 
     file: SearchFile
@@ -164,6 +165,7 @@ class Found:
     dataset: Dataset
     source: Path | None
     teachers: dict[str, TeacherPlace]
+    networks: dict[str, Path]
 
 
 def find_again(folder: Path, source: Path | None, console: Console) -> Found:
@@ -187,7 +189,8 @@ def find_again(folder: Path, source: Path | None, console: Console) -> Found:
     _check_unchanged(folder, "data", dataset.fingerprint, manifest.fingerprints.data)
     prepared = prepare(file.trial, dataset, source, console)
     _check_unchanged(folder, "teacher", _fingerprints(prepared), manifest.fingerprints.teachers)
-    return Found(file, spaces, manifest, dataset, source, _places(prepared))
+    networks = {name: one.network for name, one in prepared.items() if one.network is not None}
+    return Found(file, spaces, manifest, dataset, source, _places(prepared), networks)
 
 
 def _places(prepared: Mapping[str, PreparedTeacher]) -> dict[str, TeacherPlace]:

@@ -21,8 +21,17 @@ import torch
 from kd_tune.augment import apply_views, view_table
 from kd_tune.data import Dataset
 from kd_tune.errors import ConfigError
-from kd_tune.paths import Record, cache_folder, exclusive, read_json, read_record, write_json, written_whole
-from kd_tune.teacher import Answers, Teacher, evaluation_batch, file_name
+from kd_tune.paths import (
+    Record,
+    cache_folder,
+    exclusive,
+    file_name,
+    read_json,
+    read_record,
+    write_json,
+    written_whole,
+)
+from kd_tune.teacher import Answers, Teacher, evaluation_batch
 
 LOGITS = "logits.f16"
 VAL_LOGITS = "val_logits.npy"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from kd_tune.catalog import build_network
 from kd_tune.data import Dataset, Images
 from kd_tune.errors import ConfigError
 from kd_tune.models import TEACHERS
-from kd_tune.paths import Record, cache_folder, read_json, read_record, write_json, written_whole
+from kd_tune.paths import Record, cache_folder, file_name, read_json, read_record, write_json, written_whole
 from kd_tune.user_code import is_reference
 
 WEIGHTS = "teacher.safetensors"
@@ -124,11 +123,6 @@ def folder_of(section: Mapping[str, Any], dataset: Dataset) -> Path:
 def imported_folder(name: str, dataset_name: str) -> Path:
     """The place in the cache of a teacher whose weights were imported."""
     return cache_folder() / "teachers" / f"{file_name(name)}-{dataset_name}-imported"
-
-
-def file_name(name: str) -> str:
-    """A teacher's name as part of a file name; the user's own hold dots and a colon."""
-    return re.sub(r"[^\w-]", "_", name)
 
 
 def find(section: Mapping[str, Any], dataset: Dataset) -> Path | None:

@@ -42,7 +42,9 @@ def search_state(**arms: Sequence[Outcome]) -> RunState:
 
 def candidate(arm: str, trial: int, student: int = 0) -> Candidate:
     draw = {"student.width": 0.5, "optimizer.lr": 0.1}
-    return Candidate(student=student, arm=arm, trial=trial, draw=draw, moved=False, epoch=6, val_accuracy=0.9)
+    return Candidate(
+        student=student, arm=arm, model=arm, trial=trial, draw=draw, moved=False, epoch=6, val_accuracy=0.9
+    )
 
 
 def toy_plan(*candidates: Candidate, num_seeds: int = 3, top: int | None = None) -> Plan:
@@ -51,7 +53,16 @@ def toy_plan(*candidates: Candidate, num_seeds: int = 3, top: int | None = None)
     trials = [{one.arm: 8 for one in candidates} for _ in students]
     if top is None:
         top = sum((one.arm, one.student) == (candidates[0].arm, candidates[0].student) for one in candidates)
-    return Plan(seed=5, top=top, num_seeds=num_seeds, students=students, trials=trials, candidates=list(candidates))
+    return Plan(
+        seed=5,
+        by=None,
+        where={},
+        top=top,
+        num_seeds=num_seeds,
+        students=students,
+        trials=trials,
+        candidates=list(candidates),
+    )
 
 
 def toy_confirmation() -> Confirmation:
@@ -66,6 +77,7 @@ def toy_confirmation() -> Confirmation:
                     student=name,
                     num_parameters=size,
                     arm=arm,
+                    model=arm,
                     trial=place,
                     draw={"optimizer.lr": 0.1},
                     trainings=[place, place + 3],
@@ -84,8 +96,8 @@ def toy_confirmation() -> Confirmation:
             comparisons.append(
                 Comparison(
                     student=name,
-                    arm="distil",
-                    control=control,
+                    first="distil",
+                    second=control,
                     difference=difference,
                     low=difference - 0.005,
                     high=difference + 0.005,
@@ -98,10 +110,14 @@ def toy_confirmation() -> Confirmation:
         num_images=10_000,
         opening=1,
         search_arms=["distil", "cross_entropy", "label_smoothing"],
+        by=None,
         arms=arms,
         comparisons=comparisons,
         left_out=[],
         knows_validation_images={"digits": False},
+        class_names=[f"class {number}" for number in range(10)],
+        class_groups=None,
+        teacher="digits",
     )
 
 

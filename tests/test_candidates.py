@@ -9,6 +9,7 @@ import pytest
 from kd_tune.candidates import describe, make_plan, ranked, search_maxima, trials_of_student
 from kd_tune.ledger import RunState
 from kd_tune.ranges import Choice, FloatRange
+from kd_tune.selection import Selection
 from kd_tune.space import Space
 from tests.confirmations import SPACE, search_state
 
@@ -16,7 +17,7 @@ SPACES = dict.fromkeys(("distil", "cross_entropy"), SPACE)
 
 
 def plan_of(state: RunState, top: int = 2, all_students: bool = False, **spaces: Space) -> Any:
-    return make_plan(state, SPACES | spaces, top, 3, all_students, seed=7)
+    return make_plan(state, SPACES | spaces, Selection(top, all_students), 3, seed=7)
 
 
 def test_candidates_are_the_best_by_their_last_value_whatever_their_epochs() -> None:

@@ -24,6 +24,7 @@ from kd_tune.ledger import Run, checkpoints_of, read_events, replay
 from kd_tune.paths import read_json, read_record, write_json
 from kd_tune.retraining import RetrainingProposer
 from kd_tune.search import Launch, resume
+from kd_tune.selection import Selection
 from kd_tune.space import Space
 from tests.confirmations import SPACE, begin, candidate, search_state, toy_confirmation, toy_plan, write_run
 
@@ -137,11 +138,13 @@ def test_a_search_without_any_figure_ends_with_its_own_exit_code(
 def test_where_the_leading_arm_has_no_figure_nothing_can_be_compared(tmp_path: Path) -> None:
     state = search_state(distil=[(0.5, 6, 0.9)], cross_entropy=[(0.5, 6, 0.9)])
     state.trials[0].end = "diverged"
-    plan = make_plan(state, dict.fromkeys(state.quota, SPACE), 1, 2, all_students=False, seed=0)
+    plan = make_plan(state, dict.fromkeys(state.quota, SPACE), Selection(1), 2, seed=0)
     with pytest.raises(confirm.NothingUsable, match="no trial of distil gave a figure"):
-        confirm._check_plan(tmp_path, plan, state, all_students=False)
+        confirm._check_plan(tmp_path, plan, state, Selection(1))
     with pytest.raises(ConfigError, match="no student has trials of every arm; --students best compares"):
-        confirm._check_plan(tmp_path, plan, state, all_students=True)
+        confirm._check_plan(tmp_path, plan, state, Selection(1, all_students=True))
+    with pytest.raises(ConfigError, match="no trial of the distilled arm, .* with optimizer.lr=0.1 gave a figure"):
+        confirm._check_plan(tmp_path, plan, state, Selection(1, where={"optimizer.lr": 0.1}))
 
 
 @pytest.mark.parametrize(
@@ -149,7 +152,7 @@ def test_where_the_leading_arm_has_no_figure_nothing_can_be_compared(tmp_path: P
     [(None, "best", False), (None, "front", True), (False, "front", False), (True, "best", True)],
 )
 def test_a_search_for_the_front_is_confirmed_at_all_students(asked: bool | None, goal: str, expected: bool) -> None:
-    assert Request(1, 2, asked).compares_all(goal) is expected
+    assert Request(1, 2, asked).selection(goal).all_students is expected
 
 
 # On Ray, with real trainings of the toy.
@@ -237,9 +240,12 @@ def test_the_opening_is_recorded_with_the_students_that_it_is_for(search_run: Pa
 
 def test_the_answers_are_kept_and_give_the_figures(search_run: Path, confirmed: Confirmation, toy_npz: Path) -> None:
     with np.load(search_run / "confirmation" / confirmation.ANSWERS, allow_pickle=False) as kept:
-        right = kept["predicted"] == kept["labels"]
-        assert kept["predicted"].dtype == np.uint8
+        right = kept["logits"].argmax(-1) == kept["labels"]
+        assert kept["logits"].dtype == np.float32
         assert (kept["labels"] == np.load(toy_npz)["test_labels"]).all()
+        assert kept["teacher_logits"].shape == (40, kept["logits"].shape[-1])
+        assert not (kept["teacher_logits"] == kept["logits"][0, 0]).any()
+    assert confirmed.teacher is not None
     assert right.shape == (len(confirmed.arms), 2, 40)
     for arm, answers in zip(confirmed.arms, right, strict=True):
         assert arm.test_accuracies == answers.mean(1).tolist()

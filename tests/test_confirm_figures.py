@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kd_tune import confirmation, plots
-from kd_tune.confirm_figures import collect, make_figures
+from kd_tune.confirm_figures import Answers, collect, make_figures
 from kd_tune.confirmation import Plan
 from kd_tune.ledger import RunState
 from kd_tune.retraining import trainings_of
@@ -76,11 +76,10 @@ def test_figures_compare_distillation_with_every_control_at_the_same_student() -
     plan = toy_plan(*(candidate(arm, number, student) for number, (arm, student) in enumerate(arms)))
     search = search_state(**{arm: [(0.5, 6, 0.9), (0.25, 6, 0.8)] for arm in dict(arms)})
     chosen, left_out = collect(plan, retrained(plan))
-    rates = np.array([0.95, 0.6, 0.95, 0.9, 0.9]).reshape(5, 1, 1)
-    right = np.random.RandomState(0).random_sample((5, 3, 400)) < rates
+    answers = answers_of(0.95, 0.6, 0.95, 0.9, 0.9)
     spaces = dict.fromkeys(search.quota, SPACE)
-    found = make_figures(search, spaces, toy_manifest(), plan, chosen, left_out, right)
-    assert [(one.student, one.control) for one in found.comparisons] == [
+    found = make_figures(search, spaces, toy_manifest(), plan, chosen, left_out, answers, {"all": ["no", "yes"]})
+    assert [(one.student, one.second) for one in found.comparisons] == [
         ("studentnet width=0.5", "cross_entropy"),
         ("studentnet width=0.5", "label_smoothing"),
         ("studentnet width=0.25", "cross_entropy"),
@@ -89,7 +88,33 @@ def test_figures_compare_distillation_with_every_control_at_the_same_student() -
     assert beaten.sentence().startswith("distil beats cross_entropy by 3")
     assert equal.sentence().startswith("not decidable whether distil or label_smoothing is better")
     assert [arm.search_maximum for arm in found.arms] == [0.9, 0.9, 0.9, 0.8, 0.8]
-    assert found.arms[0].test_accuracies == right[0].mean(1).tolist()
+    assert found.arms[0].test_accuracies == answers.right[0].mean(1).tolist()
+    assert (found.teacher, found.class_groups) == ("sage", {"all": ["no", "yes"]})
+
+
+def test_values_of_a_parameter_are_compared_each_with_all_before_it() -> None:
+    rivals = [candidate("distil", number).model_copy(update={"model": f"alpha={number}"}) for number in range(3)]
+    plan = toy_plan(*rivals, top=1).model_copy(
+        update={"by": "student.width", "trials": [{f"alpha={n}": 1 for n in range(3)}]}
+    )
+    search = search_state(distil=[(0.5, 6, 0.9)])
+    chosen, _ = collect(plan, retrained(plan))
+    answers = answers_of(0.6, 0.9, 0.9)
+    found = make_figures(search, {"distil": SPACE}, toy_manifest(), plan, chosen, [], answers, None)
+    assert [(one.first, one.second) for one in found.comparisons] == [
+        ("alpha=1", "alpha=0"),
+        ("alpha=2", "alpha=0"),
+        ("alpha=2", "alpha=1"),
+    ]
+    assert found.comparisons[0].sentence().startswith("alpha=1 beats alpha=0 by ")
+    assert [arm.export for arm in found.arms] == ["alpha_0_1", "alpha_1_1", "alpha_2_1"]
+    assert confirmation.findings(found)[0] == f"{found.arms[0].student}: {found.comparisons[0].sentence()}"
+
+
+def answers_of(*rates: float) -> Answers:
+    """Of two classes: one configuration a rate, three seeds, 400 images whose right answer is the second class."""
+    right = np.random.RandomState(0).random_sample((len(rates), 3, 400)) < np.reshape(rates, (-1, 1, 1))
+    return Answers(np.stack([~right, right], -1).astype(np.float32), np.ones(400, int), "sage")
 
 
 def test_what_no_control_was_compared_for_is_said() -> None:

@@ -102,7 +102,7 @@ def test_the_run_of_a_confirmation_has_as_many_trials_as_trainings() -> None:
 
 
 def test_a_person_is_told_of_both_rounds() -> None:
-    figures = "2 configurations, one an arm and student, are trained on 3 seeds for the figures"
+    figures = "2 configurations, one a model and student, are trained on 3 seeds for the figures"
     assert in_words(PLAN) == f"2 candidates are trained on 2 seeds for the choice; then {figures}"
     assert in_words(toy_plan(candidate("distil", 0), candidate("cross_entropy", 1))) == figures
 

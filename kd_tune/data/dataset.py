@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -98,6 +98,7 @@ class Dataset:
             its training images.
         num_before_split: how many there are in that order.
         mapped: what is known of images that are mapped from files; None: they lie in memory.
+        class_groups: of classes that are alike, each class in one: names of classes by name of group. None: no groups.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Dataset:
     num_before_split: int
     _load_test: Callable[[], Images] | None = field(repr=False)
     mapped: Mapped | None = None
+    class_groups: Mapping[str, Sequence[str]] | None = None
 
     @property
     def resident(self) -> bool:

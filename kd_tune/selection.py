@@ -1,0 +1,90 @@
+"""Which trials of a search are confirmed, and what they are compared as: arms, or values of a parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kd_tune.catalog import canonical_draw
+from kd_tune.errors import ConfigError
+from kd_tune.ledger import TrialState
+from kd_tune.ranges import Choice, FloatRange
+from kd_tune.space import Space
+from kd_tune.watch import short
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A question to the trials of a search.
+
+    Attributes:
+        top: candidates of a model at a student, at most.
+        all_students: every student, not only the best.
+        by: the parameter whose values are compared; None: arms are.
+        where: values that parameters must have. An arm without such a parameter is not asked.
+    """
+
+    top: int
+    all_students: bool = False
+    by: str | None = None
+    where: Mapping[str, Any] = field(default_factory=dict)
+
+    def check(self, spaces: Mapping[str, Space]) -> None:
+        """Raises ConfigError if a parameter does not exist, cannot have this value, or is not one of few values."""
+        problems = [f"--where {text}" for name, value in self.where.items() for text in _wrong(name, value, spaces)]
+        known = {name: leaf for space in spaces.values() for name, leaf in space.parameters().items()}
+        if self.by is not None and self.by not in known:
+            problems.append(f"--by {self.by}: no such parameter; known: {', '.join(known)}")
+        elif self.by is not None and is_of_student(self.by):
+            problems.append(f"--by {self.by}: is the student's, and models are compared at one; see --students all")
+        elif self.by is not None and isinstance(leaf := known[self.by], FloatRange) and not leaf.step:
+            problems.append(f"--by {self.by}: a range without steps, of which hardly two trials have the same value")
+        if problems:
+            raise ConfigError(problems)
+
+    def admits(self, trial: TrialState, space: Space) -> bool:
+        """Whether a trial is a candidate.
+
+        One whose value of a parameter changes nothing has any value: at alpha 0 a temperature may be without effect.
+        One without a value of `by`, though its arm can have one, took a branch of the space that has no part in this.
+        """
+        asked = {name: value for name, value in self.where.items() if name in trial.draw}
+        if asked and canonical_draw(space, trial.draw | asked) != canonical_draw(space, trial.draw):
+            return False
+        return self.by is None or self.by in trial.draw or self.by not in space.parameters()
+
+    def model(self, trial: TrialState) -> str:
+        """What a trial is compared as."""
+        return trial.arm if self.by is None or self.by not in trial.draw else self._named(trial.draw[self.by])
+
+    def models(self, trials: Mapping[str, Sequence[TrialState]], spaces: Mapping[str, Space]) -> list[str]:
+        """What is compared, in order: arms as the search has them, values as the search file lists them, or ascending.
+
+        Args:
+            trials: those that are admitted, by arm.
+            spaces: by arm.
+        """
+        found: list[str] = []
+        for arm, mine in trials.items():
+            leaf = spaces[arm].parameters().get(self.by or "")
+            if leaf is None or self.by is None:
+                found.append(arm)
+                continue
+            place: Callable[[Any], float] = leaf.values.index if isinstance(leaf, Choice) else float
+            found += map(self._named, sorted({trial.draw[self.by] for trial in mine}, key=place))
+        return found
+
+    def _named(self, value: Any) -> str:
+        return f"{str(self.by).rpartition('.')[2]}={short(value)}"
+
+
+def is_of_student(parameter: str) -> bool:
+    """Whether a parameter belongs to the student."""
+    return parameter == "student" or parameter.startswith(("student.", "student["))
+
+
+def _wrong(name: str, value: Any, spaces: Mapping[str, Space]) -> list[str]:
+    """What is wrong with a value that a parameter is asked to have, if so in every arm."""
+    problems = [space.problems_of({name: value}) for space in spaces.values()]
+    return problems[0] if all(problems) else []
