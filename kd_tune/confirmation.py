@@ -19,6 +19,7 @@ from kd_tune.watch import short
 
 FIGURES = "confirmation.json"
 ANSWERS = "test_answers.npz"
+ANSWERS = "test_answers.npz"
 EXPORT = "confirmed"
 SIGNIFICANT = 0.05
 
@@ -73,6 +74,7 @@ class ConfirmedArm(Record):
         student: the student, in words.
         num_parameters: of the student.
         arm: the arm.
+        model: what it is compared as: its arm, or its value of `Confirmation.by`.
         trial: the search's trial whose configuration was chosen.
         draw: its parameters.
         trainings: their numbers in the confirmation's run, a seed each; those that it was chosen by are not among them.
@@ -92,6 +94,7 @@ class ConfirmedArm(Record):
     student: str
     num_parameters: int
     arm: str
+    model: str
     trial: int
     draw: dict[str, Any]
     trainings: list[int]
@@ -150,10 +153,15 @@ class Confirmation(Record):
         num_images: test images.
         opening: which opening of the test set by this run it was, from 1.
         search_arms: arms that the search had.
+        by: the parameter whose values were compared; None: arms were.
         arms: a row an arm and student.
         comparisons: of the distilled arm with each control.
         left_out: what could not be compared, and why.
         knows_validation_images: of each teacher.
+        class_names: by class number.
+        class_groups: of classes that are alike; None: the data set names none.
+        teacher: whose answers to the test images are kept beside the students'; None: they had none, or several, or
+            one of which there are no more than its answers to the training images.
     """
 
     created: str
@@ -161,10 +169,14 @@ class Confirmation(Record):
     num_images: int
     opening: int
     search_arms: list[str]
+    by: str | None
     arms: list[ConfirmedArm]
     comparisons: list[Comparison]
     left_out: list[str]
     knows_validation_images: dict[str, bool | None]
+    class_names: list[str]
+    class_groups: dict[str, list[str]] | None
+    teacher: str | None
 
 
 def folder_of(run: Path, number: int) -> Path:
@@ -189,11 +201,14 @@ def latest(run: Path) -> Confirmation | None:
     Raises:
         ConfigError: it is damaged.
     """
-    for number in reversed(begun(run)):
-        path = folder_of(run, number) / FIGURES
-        if path.exists():
-            return read_record(path, Confirmation)
-    return None
+    folder = latest_folder(run)
+    return None if folder is None else read_record(folder / FIGURES, Confirmation)
+
+
+def latest_folder(run: Path) -> Path | None:
+    """Where a run's newest confirmation that was completed lies."""
+    folders = (folder_of(run, number) for number in reversed(begun(run)))
+    return next((folder for folder in folders if (folder / FIGURES).exists()), None)
 
 
 def arms_table(confirmation: Confirmation) -> pd.DataFrame:

@@ -163,13 +163,41 @@ def agreement(predictions: Predictions) -> pd.DataFrame:
     if predictions.teacher is None:
         return pd.DataFrame()
     answers = predictions.teacher.answers[0]
-    images = {EVERY_IMAGE: np.ones(len(answers), bool), TEACHER_WRONG: answers != predictions.labels}
     rows = []
-    for (name, chosen), model in itertools.product(images.items(), predictions.models):
+    for (name, chosen), model in itertools.product(_images_of_agreement(predictions), predictions.models):
         counted = np.broadcast_to(chosen, model.answers.shape)
         found = influence.share((model.answers == answers) & counted, counted)
         rows.append({"model": model.name, "of": name, "images": int(chosen.sum()), **named("agreement", found)})
     return pd.DataFrame(rows)
+
+
+def agreement_differences(predictions: Predictions) -> pd.DataFrame:
+    """Whether one model agrees more often with the teacher than another, on the same images.
+
+    Returns:
+        Columns `of`, `first`, `second`, `difference`, `low`, `high`, `p_value`, `p_holm` (over all pairs, on either
+        kind of images). Images that the teacher gets wrong are left out where there are fewer than 2. Empty without a
+        teacher.
+    """
+    if predictions.teacher is None:
+        return pd.DataFrame()
+    answers = predictions.teacher.answers[0]
+    pairs = itertools.combinations(predictions.models, 2)
+    rows = []
+    for (name, chosen), (first, second) in itertools.product(_images_of_agreement(predictions), pairs):
+        if chosen.sum() < 2:
+            continue
+        found = asdict(statistics.difference(*((model.answers == answers)[:, chosen] for model in (first, second))))
+        names = {"of": name, "first": first.name, "second": second.name}
+        rows.append({**names, "difference": found.pop("value"), **found})
+    return adjusted(rows)
+
+
+def _images_of_agreement(predictions: Predictions) -> list[tuple[str, np.ndarray]]:
+    """The kinds of images that agreement is measured on, `[N]` bool each."""
+    assert predictions.teacher
+    wrong = predictions.teacher.answers[0] != predictions.labels
+    return [(EVERY_IMAGE, np.ones_like(wrong)), (TEACHER_WRONG, wrong)]
 
 
 def paired_tests(predictions: Predictions) -> pd.DataFrame:

@@ -66,6 +66,7 @@ def toy_confirmation() -> Confirmation:
                     student=name,
                     num_parameters=size,
                     arm=arm,
+                    model=arm,
                     trial=place,
                     draw={"optimizer.lr": 0.1},
                     trainings=[place, place + 3],
@@ -98,10 +99,14 @@ def toy_confirmation() -> Confirmation:
         num_images=10_000,
         opening=1,
         search_arms=["distil", "cross_entropy", "label_smoothing"],
+        by=None,
         arms=arms,
         comparisons=comparisons,
         left_out=[],
         knows_validation_images={"digits": False},
+        class_names=["ant", "bee", "cow"],
+        class_groups={"insects": ["ant", "bee"], "cattle": ["cow"]},
+        teacher="digits",
     )
 
 

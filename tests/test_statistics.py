@@ -120,7 +120,9 @@ def test_the_parts_are_those_of_an_infinite_crossed_bootstrap() -> None:
     left = right - by_seed[:, None] - by_image + mean
     closed = by_seed.var() / 4 + by_image.var() / 60 + left.var() / (4 * 60)
     assert drawn.var() == pytest.approx(closed, rel=0.03)  # two standard errors
-    assert influence.take_apart([right.astype(float)], 1.0).interaction * right.size == pytest.approx((left**2).sum() / (3 * 59))
+    assert influence.take_apart([right.astype(float)], 1.0).interaction * right.size == pytest.approx(
+        (left**2).sum() / (3 * 59)
+    )
 
 
 @pytest.mark.parametrize("always", [True, False])
