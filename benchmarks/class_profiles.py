@@ -19,7 +19,7 @@ import common
 import numpy as np
 from scipy import special
 
-from kd_tune import class_profiles, influence, statistics
+from kd_tune import class_profiles, influence
 from kd_tune.predictions import Model, Predictions
 
 SETTINGS = [  # classes, test images of each, seeds, correlation in log odds, teacher's spread over classes in log odds
@@ -107,7 +107,7 @@ def _expected(odds: np.ndarray, spread: float) -> np.ndarray:
 
 def _plain_holds(answers: Predictions, truth: float) -> bool:
     found = class_profiles._of_models(answers)["one"]
-    half = influence.spread([found.student, found.teacher], found.unit).half_width(1 - statistics.LEVEL)
+    half = influence.take_apart([found.student, found.teacher], found.unit).half_width(1 - influence.LEVEL)
     return bool(abs(np.arctanh(truth) - np.arctanh(found.observed)) <= half / (1 - found.observed**2))
 
 

@@ -12,8 +12,8 @@ import pandas as pd
 from scipy import special
 
 from kd_tune import influence
+from kd_tune.influence import LEVEL
 from kd_tune.predictions import Model, Predictions
-from kd_tune.statistics import LEVEL
 
 NUM_BINS = 15
 
@@ -55,7 +55,7 @@ def calibration(predictions: Predictions) -> pd.DataFrame:
         # The sum of absolute gaps by bin is a mean over images of the gaps, each with the sign of its bin.
         signed = gap * np.stack([_signs(*of_seed)[of_seed[1]] for of_seed in zip(gap, answers.bins, strict=True)])
         ece = float(signed.mean())
-        half = influence.spread([signed], unit=1.0).half_width(1 - LEVEL)
+        half = influence.take_apart([signed], unit=1.0).half_width(1 - LEVEL)
         interval = {"ece": ece, "low": max(ece - half, 0.0), "high": min(ece + half, 1.0)}
         means = {"confidence": float(answers.confidence.mean()), "accuracy": float(answers.right.mean())}
         rows.append(predictions.row(model, **interval, if_calibrated=_if_calibrated(answers), **means))

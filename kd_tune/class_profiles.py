@@ -19,7 +19,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 
-from kd_tune import influence, statistics
+from kd_tune import influence
+from kd_tune.influence import LEVEL, Interval
 from kd_tune.predictions import Predictions, adjusted
 
 FEWEST_CLASSES = 3  # two points always lie on a line
@@ -46,18 +47,18 @@ class _Closeness:
     unit: float
 
     @property
-    def interval(self) -> statistics.Interval:
+    def interval(self) -> Interval:
         """On Fisher's scale, where a correlation near 1 cannot pass it; all there is if nothing is known."""
         if math.isnan(self.corrected):
-            return statistics.Interval(math.nan, -1.0, 1.0)
+            return Interval(math.nan, -1.0, 1.0)
         shrunken = self.corrected * self.reliability
         if abs(shrunken) >= 1:
-            return statistics.Interval(self.corrected, self.corrected, self.corrected)
-        parts = influence.spread([self.student, self.teacher], self.unit)
-        half = parts.half_width(1 - statistics.LEVEL) / (1 - shrunken**2)
+            return Interval(self.corrected, self.corrected, self.corrected)
+        parts = influence.take_apart([self.student, self.teacher], self.unit)
+        half = parts.half_width(1 - LEVEL) / (1 - shrunken**2)
         ends = (math.tanh(math.atanh(shrunken) + sign * half) / self.reliability for sign in (-1, 1))
         low, high = (min(max(end, -1.0), 1.0) for end in ends)
-        return statistics.Interval(self.corrected, low, high)
+        return Interval(self.corrected, low, high)
 
 
 def closeness(predictions: Predictions) -> pd.DataFrame:
@@ -67,6 +68,9 @@ def closeness(predictions: Predictions) -> pd.DataFrame:
         Columns `model`, `observed` (of the measured profiles, as a single study would report it),
         `correlation` (corrected for noise), `low`, `high`. Where noise hides the profile: NaN, -1 and 1. Empty without
         a teacher, or with fewer than three classes.
+
+    Raises:
+        ConfigError: a class has too few test images.
     """
     rows = []
     for model, found in _of_models(predictions).items():
@@ -99,6 +103,7 @@ def _of_models(predictions: Predictions) -> dict[str, _Closeness]:
     """By model; none where profiles cannot be compared."""
     if predictions.teacher is None or len(predictions.class_names) < FEWEST_CLASSES:
         return {}
+    predictions.check_every_class()
     teacher = predictions.right(predictions.teacher)[0].astype(float)
     return {
         model.name: _compare(predictions.right(model).astype(float), teacher, predictions.labels)

@@ -19,6 +19,7 @@ from kd_tune.watch import short
 
 FIGURES = "confirmation.json"
 ANSWERS = "test_answers.npz"
+ANSWERS = "test_answers.npz"
 EXPORT = "confirmed"
 SIGNIFICANT = 0.05
 
@@ -206,11 +207,14 @@ def latest(run: Path) -> Confirmation | None:
     Raises:
         ConfigError: it is damaged.
     """
-    for number in reversed(begun(run)):
-        path = folder_of(run, number) / FIGURES
-        if path.exists():
-            return read_record(path, Confirmation)
-    return None
+    folder = latest_folder(run)
+    return None if folder is None else read_record(folder / FIGURES, Confirmation)
+
+
+def latest_folder(run: Path) -> Path | None:
+    """Where a run's newest confirmation that was completed lies."""
+    folders = (folder_of(run, number) for number in reversed(begun(run)))
+    return next((folder for folder in folders if (folder / FIGURES).exists()), None)
 
 
 def arms_table(confirmation: Confirmation) -> pd.DataFrame:

@@ -24,7 +24,11 @@ def confusions(predictions: Predictions) -> pd.DataFrame:
     Returns:
         Columns `model`, `teacher`, `true`, `predicted`, `group` (of the true class), `count` (mean over seeds), `share`
         (of the images of the true class).
+
+    Raises:
+        ConfigError: a class has too few test images.
     """
+    predictions.check_every_class()
     rows = []
     for model in predictions.everyone:
         counts = confusion_counts(predictions, model)
@@ -53,7 +57,11 @@ def confusion_differences(predictions: Predictions, reference: str) -> pd.DataFr
     Returns:
         Columns `model`, `true`, `predicted`, `group`, `reference`, `difference` (of mean counts), `p_value`, `p_holm`
         (over all cells of the model). The teacher has no seeds to compare, and no rows.
+
+    Raises:
+        ConfigError: a class has too few test images.
     """
+    predictions.check_every_class()
     base = next(model for model in predictions.models if model.name == reference)
     tables = []
     for model in predictions.models:

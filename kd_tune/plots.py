@@ -48,7 +48,7 @@ def figures(tables: RunTables, shares: pd.DataFrame, by_teacher: pd.DataFrame) -
 def curves(tables: RunTables) -> Figure:
     """Validation accuracy by epoch: a thin line a trial, a thick one for the best of each arm (and stratum)."""
     arms = list(tables.state.quota)
-    figure, axes_row = _figure(len(arms), width=4.2 * len(arms))
+    figure, axes_row = new_figure(len(arms), width=4.2 * len(arms))
     best = analysis.best(tables)
     for axes, arm, colour in zip(axes_row, arms, COLOURS, strict=False):
         for _, rows in tables.history[tables.history["arm"] == arm].groupby("trial"):
@@ -68,7 +68,7 @@ def accuracy_by_cost(tables: RunTables) -> Figure:
     """Validation accuracy against the student's parameters and multiply-adds; the step line is each arm's front."""
     trials = analysis.usable(tables)
     costs = {name: label for name, label in COSTS.items() if name in trials}
-    figure, axes_row = _figure(len(costs), width=5.2 * len(costs), height=4.4)
+    figure, axes_row = new_figure(len(costs), width=5.2 * len(costs), height=4.4)
     for axes, (cost, label) in zip(axes_row, costs.items(), strict=True):
         fronts = analysis.pareto(tables, cost)
         for arm, colour, marker in zip(tables.state.quota, COLOURS, MARKERS, strict=False):
@@ -112,7 +112,7 @@ def rank_correlation(tables: RunTables) -> Figure | None:
     table = rung_diagnosis.rank_correlation(tables, range(1, num_epochs)).dropna()
     if table.empty:
         return None
-    figure, (axes,) = _figure(1, width=6.4)
+    figure, (axes,) = new_figure(1, width=6.4)
     pooled = table["arm"].iloc[0]
     colours = dict(zip(tables.state.quota, COLOURS, strict=False))
     for arm, rows in table.groupby("arm", sort=False):
@@ -142,7 +142,7 @@ def capacity_gap(tables: RunTables, by_teacher: pd.DataFrame) -> Figure:
     """
     real = by_teacher[~by_teacher["control"]]
     sized = real.dropna(subset="teacher_parameters").sort_values("teacher_parameters", kind="stable")
-    figure, (left, right) = _figure(2, width=9.6, height=4.6)
+    figure, (left, right) = new_figure(2, width=9.6, height=4.6)
     accuracies = {name: f"{accuracy:.1%}" for name, accuracy in _first_of(by_teacher, "teacher_accuracy")}
     sizes = {name: f"{int(size):,}" for name, size in _first_of(sized, "teacher_parameters")}
     for size, colour, marker in zip(_shown_sizes(by_teacher), COLOURS, MARKERS, strict=False):
@@ -189,7 +189,7 @@ def confirmed(table: pd.DataFrame) -> Figure:
     """Test accuracies with 95 % intervals, from `confirmation.arms_table`: a row a model, in groups by student."""
     students = list(dict.fromkeys(table["student"]))
     models = list(dict.fromkeys(table["model"]))
-    figure, (axes,) = _figure(1, width=6.4, height=1.6 + 0.35 * len(table))
+    figure, (axes,) = new_figure(1, width=6.4, height=1.6 + 0.35 * len(table))
     heights = [-(row + students.index(student)) for row, student in enumerate(table["student"])]
     for index, model in enumerate(models):
         colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
@@ -213,7 +213,7 @@ def confirmed(table: pd.DataFrame) -> Figure:
 def importance(shares: pd.DataFrame, epoch: int) -> Figure:
     """Share of the variance that each parameter explains in the distilled arm, from `analysis.importance`."""
     table = shares.iloc[::-1]
-    figure, (axes,) = _figure(1, width=6.4, height=1.2 + 0.4 * len(table))
+    figure, (axes,) = new_figure(1, width=6.4, height=1.2 + 0.4 * len(table))
     bars = axes.barh(table["parameter"], table["importance"], color=COLOURS[0])
     axes.bar_label(bars, labels=[f" {share:.0%}" for share in table["importance"]])
     axes.set_xlim(0, 1.1 * float(table["importance"].max()))
@@ -224,7 +224,7 @@ def importance(shares: pd.DataFrame, epoch: int) -> Figure:
 
 def by_parameter(tables: RunTables, parameter: str) -> Figure:
     """Last validation accuracy against one parameter; trials that were stopped early are hollow."""
-    figure, (axes,) = _figure(1, width=6.4)
+    figure, (axes,) = new_figure(1, width=6.4)
     trials = analysis.usable(tables)
     trials = trials[trials[parameter].notna()]
     options = analysis.options(tables, parameter)
@@ -251,14 +251,8 @@ def by_parameter(tables: RunTables, parameter: str) -> Figure:
     return figure
 
 
-def _scatter(axes: Axes, places: pd.Series, trials: pd.DataFrame, colour: str, marker: str, label: str) -> None:
-    """Trials at their accuracies: filled if they were trained to the end, hollow if they were stopped earlier."""
-    ended = trials["status"] == "completed"
-    axes.scatter(places[ended], trials[METRIC][ended], color=colour, marker=marker, label=label)
-    axes.scatter(places[~ended], trials[METRIC][~ended], marker=marker, facecolors="none", edgecolors=colour, alpha=0.6)
-
-
-def _figure(columns: int, width: float, height: float = 4.0) -> tuple[Figure, list[Axes]]:
+def new_figure(columns: int, width: float, height: float = 4.0) -> tuple[Figure, list[Axes]]:
+    """An empty picture in the house style, and its panels, side by side with a common y axis."""
     figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
     axes_row = list(figure.subplots(1, columns, sharey=True, squeeze=False)[0])
     for axes in axes_row:
@@ -266,6 +260,13 @@ def _figure(columns: int, width: float, height: float = 4.0) -> tuple[Figure, li
         axes.grid(visible=True, color="0.92")
         axes.set_axisbelow(True)
     return figure, axes_row
+
+
+def _scatter(axes: Axes, places: pd.Series, trials: pd.DataFrame, colour: str, marker: str, label: str) -> None:
+    """Trials at their accuracies: filled if they were trained to the end, hollow if they were stopped earlier."""
+    ended = trials["status"] == "completed"
+    axes.scatter(places[ended], trials[METRIC][ended], color=colour, marker=marker, label=label)
+    axes.scatter(places[~ended], trials[METRIC][~ended], marker=marker, facecolors="none", edgecolors=colour, alpha=0.6)
 
 
 def _finish(figure: Figure, axes_row: list[Axes], tables: RunTables, shown: pd.Series | None = None) -> None:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kd_tune.plots import COLOURS, MARKERS, _figure
+from kd_tune.plots import COLOURS, MARKERS, new_figure
 
 TEACHER = "0.35"
 MOST_CLASSES = 20  # more have no room side by side
@@ -23,7 +23,7 @@ FEWEST_ANSWERS = 0.01  # of a bin; the interval of fewer covers the others' curv
 def accuracy_by_model(accuracy: pd.DataFrame) -> Figure:
     """Test accuracy of every model from `predictions.accuracy`, the teacher's as a line."""
     students, teacher = accuracy[~accuracy["teacher"]], accuracy[accuracy["teacher"]]
-    figure, (axes,) = _figure(1, width=6.4, height=1.5 + 0.4 * len(students))
+    figure, (axes,) = new_figure(1, width=6.4, height=1.5 + 0.4 * len(students))
     _dots(axes, students, "accuracy", labels="{:.2%}")
     for row in teacher.to_dict("records"):
         axes.axvline(row["accuracy"], color=TEACHER, linestyle="--", linewidth=1.2)
@@ -41,7 +41,7 @@ def accuracy_by_class(by_class: pd.DataFrame) -> Figure:
     shown = _most_different(by_class)
     table = by_class[by_class["class"].isin(shown)]
     students = _students(table)
-    figure, (axes,) = _figure(1, width=max(6.4, 1.5 + len(shown) * (0.3 + 0.12 * len(students))), height=4.4)
+    figure, (axes,) = new_figure(1, width=max(6.4, 1.5 + len(shown) * (0.3 + 0.12 * len(students))), height=4.4)
     places = {name: place for place, name in enumerate(shown)}
     for index, name in enumerate(students):
         rows = table[table["model"] == name]
@@ -114,7 +114,7 @@ def _correlation(row: pd.DataFrame) -> str:
 
 def closeness(table: pd.DataFrame) -> Figure:
     """Correlation of each student's class profile with the teacher's, from `class_profiles.closeness`."""
-    figure, (axes,) = _figure(1, width=6.4, height=1.5 + 0.4 * len(table))
+    figure, (axes,) = new_figure(1, width=6.4, height=1.5 + 0.4 * len(table))
     _dots(axes, table, "correlation", labels="{:.2f}")
     axes.scatter(table["observed"], _heights(table), marker="|", color="0.4", s=60, zorder=3)
     axes.set_xlabel(f"correlation with the teacher's accuracy by class,\n{INTERVAL}")
@@ -125,7 +125,7 @@ def closeness(table: pd.DataFrame) -> Figure:
 def inside_groups(table: pd.DataFrame) -> Figure:
     """Share of the wrong answers that stay in the group of the true class, from `confusions.inside_groups`."""
     groups = list(dict.fromkeys(table["group"]))
-    figure, panels = _figure(len(groups), width=3.4 * len(groups) + 1.2, height=1.7 + 0.4 * table["model"].nunique())
+    figure, panels = new_figure(len(groups), width=3.4 * len(groups) + 1.2, height=1.7 + 0.4 * table["model"].nunique())
     for axes, group in zip(panels, groups, strict=True):
         rows = table[table["group"] == group]
         _dots(axes, rows, "share", labels="{:.0%}")
@@ -142,7 +142,7 @@ def inside_groups(table: pd.DataFrame) -> Figure:
 def agreement(table: pd.DataFrame) -> Figure:
     """How often students answer as their teacher does, from `predictions.agreement`."""
     kinds = list(dict.fromkeys(table["of"]))
-    figure, panels = _figure(len(kinds), width=4.4 * len(kinds) + 1.0, height=1.6 + 0.4 * table["model"].nunique())
+    figure, panels = new_figure(len(kinds), width=4.4 * len(kinds) + 1.0, height=1.6 + 0.4 * table["model"].nunique())
     for axes, kind in zip(panels, kinds, strict=True):
         rows = table[table["of"] == kind]
         _dots(axes, rows, "agreement", labels="{:.1%}")
@@ -159,7 +159,7 @@ def reliability(bins: pd.DataFrame, calibration: pd.DataFrame) -> Figure:
         bins: `calibration.reliability`.
         calibration: `calibration.calibration`; its errors stand in the legend.
     """
-    figure, (left, right) = _figure(2, width=10.4, height=4.6)
+    figure, (left, right) = new_figure(2, width=10.4, height=4.6)
     errors = calibration.set_index("model")["ece"]
     students = _students(bins)
     for name, rows in bins.groupby("model", sort=False):
@@ -192,7 +192,7 @@ def differences(table: pd.DataFrame, of: str, percent: bool) -> Figure:
         of: what differs, for the axis.
         percent: whether that is a share.
     """
-    figure, (axes,) = _figure(1, width=6.8, height=1.6 + 0.35 * len(table))
+    figure, (axes,) = new_figure(1, width=6.8, height=1.6 + 0.35 * len(table))
     for place, row in enumerate(table.to_dict("records")):
         real = row["p_holm"] < SIGNIFICANT
         colour = COLOURS[0] if real else "0.6"

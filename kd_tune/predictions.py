@@ -10,8 +10,7 @@ Shapes: S seeds, N test images, C classes.
 from __future__ import annotations
 
 import itertools
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -21,14 +20,10 @@ import pandas as pd
 from scipy import special
 
 from kd_tune import influence, statistics
+from kd_tune.class_groups import Groups, group_problems
 from kd_tune.errors import ConfigError
+from kd_tune.influence import Interval
 
-Groups = Mapping[str, Sequence[str]]
-
-CIFAR10_GROUPS: Groups = {
-    "vehicles": ["airplane", "automobile", "ship", "truck"],
-    "animals": ["bird", "cat", "deer", "dog", "frog", "horse"],
-}
 EVERY_IMAGE, TEACHER_WRONG = "all images", "images that the teacher gets wrong"
 
 
@@ -80,14 +75,8 @@ class Predictions:
                 raise ValueError(f"{model.name}: logits of shape {model.logits.shape}, expected (seeds, *{shape})")
             if model is not self.teacher and len(model.logits) < 2:
                 raise ValueError(f"{model.name}: one training has no spread; at least 2 seeds")
-        counts = np.bincount(self.labels, minlength=len(self.class_names))
-        if counts.min() < 2:
-            raise ConfigError(
-                f"class '{self.class_names[int(counts.argmin())]}' has {counts.min()} test images; "
-                "figures by class need at least 2 of every class"
-            )
-        if self.groups is not None:
-            _check_groups(self.groups, self.class_names)
+        if self.groups is not None and (problems := group_problems(self.groups, self.class_names)):
+            raise ConfigError(problems)
 
     @cached_property
     def everyone(self) -> list[Model]:
@@ -107,6 +96,15 @@ class Predictions:
         found = {name: group for group, names in (self.groups or {}).items() for name in names}
         return [found.get(name, "") for name in self.class_names]
 
+    def check_every_class(self) -> None:
+        """Raises ConfigError if a class has too few test images for a figure of its own: one alone has no spread."""
+        counts = np.bincount(self.labels, minlength=len(self.class_names))
+        if counts.min() < 2:
+            raise ConfigError(
+                f"class '{self.class_names[int(counts.argmin())]}' has {counts.min()} test images; "
+                "figures by class need at least 2 of every class"
+            )
+
     def right(self, model: Model) -> np.ndarray:
         """`[S, N]` bool, whether each training classified each image right."""
         return np.asarray(model.answers == self.labels)
@@ -116,20 +114,6 @@ class Predictions:
         return {"model": model.name, "teacher": model is self.teacher, **columns}
 
 
-def _check_groups(groups: Groups, class_names: Sequence[str]) -> None:
-    counts = Counter(name for names in groups.values() for name in names)
-    problems = [
-        f"groups: unknown class '{name}'; known: {', '.join(class_names)}" for name in counts if name not in class_names
-    ]
-    problems += [
-        f"groups: class '{name}' is in {counts[name]} groups; every class must be in one"
-        for name in class_names
-        if counts[name] != 1
-    ]
-    if problems:
-        raise ConfigError(problems)
-
-
 def accuracy(predictions: Predictions) -> pd.DataFrame:
     """Accuracy by model.
 
@@ -137,7 +121,9 @@ def accuracy(predictions: Predictions) -> pd.DataFrame:
         Columns `model`, `teacher`, `accuracy`, `low`, `high`, `seeds`.
     """
     return pd.DataFrame(
-        predictions.row(model, **named("accuracy", share_of_all(predictions.right(model))), seeds=len(model.logits))
+        predictions.row(
+            model, **named("accuracy", statistics.accuracy(predictions.right(model))), seeds=len(model.logits)
+        )
         for model in predictions.everyone
     )
 
@@ -147,14 +133,20 @@ def accuracy_by_class(predictions: Predictions) -> pd.DataFrame:
 
     Returns:
         Columns `model`, `teacher`, `class`, `group` (empty without groups), `images`, `accuracy`, `low`, `high`.
+
+    Raises:
+        ConfigError: a class has too few test images.
     """
+    predictions.check_every_class()
     rows = []
     for model in predictions.everyone:
         right = predictions.right(model)
         for number in predictions.class_order:
             mine = right[:, predictions.labels == number]
             facts = {"class": predictions.class_names[number], "group": predictions.group_of[number]}
-            rows.append(predictions.row(model, **facts, images=mine.shape[1], **named("accuracy", share_of_all(mine))))
+            rows.append(
+                predictions.row(model, **facts, images=mine.shape[1], **named("accuracy", statistics.accuracy(mine)))
+            )
     return pd.DataFrame(rows)
 
 
@@ -171,13 +163,41 @@ def agreement(predictions: Predictions) -> pd.DataFrame:
     if predictions.teacher is None:
         return pd.DataFrame()
     answers = predictions.teacher.answers[0]
-    images = {EVERY_IMAGE: np.ones(len(answers), bool), TEACHER_WRONG: answers != predictions.labels}
     rows = []
-    for (name, chosen), model in itertools.product(images.items(), predictions.models):
+    for (name, chosen), model in itertools.product(_images_of_agreement(predictions), predictions.models):
         counted = np.broadcast_to(chosen, model.answers.shape)
         found = influence.share((model.answers == answers) & counted, counted)
         rows.append({"model": model.name, "of": name, "images": int(chosen.sum()), **named("agreement", found)})
     return pd.DataFrame(rows)
+
+
+def agreement_differences(predictions: Predictions) -> pd.DataFrame:
+    """Whether one model agrees more often with the teacher than another, on the same images.
+
+    Returns:
+        Columns `of`, `first`, `second`, `difference`, `low`, `high`, `p_value`, `p_holm` (over all pairs, on either
+        kind of images). Images that the teacher gets wrong are left out where there are fewer than 2. Empty without a
+        teacher.
+    """
+    if predictions.teacher is None:
+        return pd.DataFrame()
+    answers = predictions.teacher.answers[0]
+    pairs = itertools.combinations(predictions.models, 2)
+    rows = []
+    for (name, chosen), (first, second) in itertools.product(_images_of_agreement(predictions), pairs):
+        if chosen.sum() < 2:
+            continue
+        found = asdict(statistics.difference(*((model.answers == answers)[:, chosen] for model in (first, second))))
+        names = {"of": name, "first": first.name, "second": second.name}
+        rows.append({**names, "difference": found.pop("value"), **found})
+    return adjusted(rows)
+
+
+def _images_of_agreement(predictions: Predictions) -> list[tuple[str, np.ndarray]]:
+    """The kinds of images that agreement is measured on, `[N]` bool each."""
+    assert predictions.teacher
+    wrong = predictions.teacher.answers[0] != predictions.labels
+    return [(EVERY_IMAGE, np.ones_like(wrong)), (TEACHER_WRONG, wrong)]
 
 
 def paired_tests(predictions: Predictions) -> pd.DataFrame:
@@ -221,11 +241,6 @@ def adjusted(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return table
 
 
-def share_of_all(right: np.ndarray) -> statistics.Interval:
-    """Of `[S, N]` answers, as `statistics.accuracy`, which a single network would leave without a spread of seeds."""
-    return influence.share(right, np.ones_like(right))
-
-
-def named(name: str, interval: statistics.Interval) -> dict[str, float]:
+def named(name: str, interval: Interval) -> dict[str, float]:
     """An interval's columns."""
     return {name: interval.value, "low": interval.low, "high": interval.high}

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from kd_tune import analysis, budget, confirmation, diagnosis, plots, results, rung_diagnosis
+from kd_tune import analysis, answers_report, budget, confirmation, diagnosis, markdown, plots, results, rung_diagnosis
 from kd_tune.analysis import Finding
 from kd_tune.confirmation import Confirmation
 from kd_tune.ledger import SEARCH_FILE, RunState
@@ -21,9 +19,6 @@ from kd_tune.results import RunTables
 from kd_tune.watch import duration, short
 
 TOP = 5
-PERCENT = {METRIC, "of_full", "importance", "teacher_accuracy", "saved", "share"}
-COUNTS = {"num_parameters", "multiply_adds", "teacher_parameters", "teacher_multiply_adds", "multiply_adds_saved"}
-COUNTS |= {"used", "computed"}
 
 
 def write(folder: Path, console: Console) -> Path:
@@ -45,20 +40,36 @@ def write(folder: Path, console: Console) -> Path:
         sections, findings = _sections(tables), diagnosis.findings(tables)
         for name, table in sections.items():
             table.to_csv(temporary / f"{name}.csv", index=False)
-        if confirmed is not None:
-            confirmation.arms_table(confirmed).to_csv(temporary / "confirmed.csv", index=False)
-            confirmation.comparisons_table(confirmed).to_csv(temporary / "comparisons.csv", index=False)
-            plots.confirmed(confirmation.arms_table(confirmed)).savefig(temporary / "confirmed.png")
+        shown = None if confirmed is None else _write_confirmed(folder, confirmed, temporary)
         pictures = []
         for name, figure in plots.figures(tables, sections["importance"], sections["by_teacher"]):
             figure.savefig(temporary / f"{name}.png")
             pictures.append(name)
-        page = _page(tables, sections, findings, pictures, confirmed)
+        page = _page(tables, sections, findings, pictures, shown)
         (temporary / "report.md").write_text(page, encoding="utf-8")
-    if confirmed is not None:
+    if confirmed is not None and shown is not None:
         show(confirmed, console)
+        for note in shown["answers"].notes:
+            console.print(f"  {note}", markup=False)
     _print(tables, sections, findings, console)
     return target / "report.md"
+
+
+def _write_confirmed(run: Path, confirmed: Confirmation, target: Path) -> dict[str, Any]:
+    """Writes tables and pictures of a run's latest confirmation; what the page shows of it."""
+    arms = confirmation.arms_table(confirmed)
+    arms.to_csv(target / "confirmed.csv", index=False)
+    confirmation.comparisons_table(confirmed).to_csv(target / "comparisons.csv", index=False)
+    plots.confirmed(arms).savefig(target / "confirmed.png")
+    place = confirmation.latest_folder(run)
+    assert place is not None
+    return {
+        "title": _title(confirmed),
+        "arms": markdown.table(confirmation.shown_arms(confirmed)),
+        "findings": confirmation.findings(confirmed),
+        "configurations": confirmation.configurations(confirmed),
+        "answers": answers_report.write(place, confirmed, target),
+    }
 
 
 def show(confirmed: Confirmation, console: Console) -> None:
@@ -137,7 +148,7 @@ def _table(frame: pd.DataFrame, title: str | None = None) -> Table:
     for column in frame.columns:
         table.add_column(str(column).replace("_", " "), justify="left" if column in ("student", "arm") else "right")
     for values in frame.itertuples(index=False):
-        table.add_row(*(_cell(column, value) for column, value in zip(frame.columns, values, strict=True)))
+        table.add_row(*(markdown.cell(column, value) for column, value in zip(frame.columns, values, strict=True)))
     return table
 
 
@@ -167,30 +178,15 @@ def _page(
     sections: dict[str, pd.DataFrame],
     findings: list[Finding],
     pictures: list[str],
-    confirmed: Confirmation | None,
+    confirmed: dict[str, Any] | None,
 ) -> str:
-    # Markdown, not HTML: tables escape what would break them, in `_markdown`.
-    template = jinja2.Template(
-        (Path(__file__).parent / "templates" / "report.md.jinja").read_text(encoding="utf-8"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    markdown = {name: _markdown(table) for name, table in sections.items()}
-    markdown["best_by_student"] = _markdown(_pivot(sections["best_by_student"]))
-    markdown["rungs"] = _markdown(_with_intervals(sections["rungs"]))
+    shown = sections | {"best_by_student": _pivot(sections["best_by_student"])}
+    shown["rungs"] = _with_intervals(sections["rungs"])
     winner = analysis.best(tables)
-    page: str = template.render(
+    return markdown.render(
+        "report.md.jinja",
         run=tables.folder.name,
-        confirmed=None
-        if confirmed is None
-        else {
-            "title": _title(confirmed),
-            "arms": _markdown(confirmation.shown_arms(confirmed)),
-            "findings": confirmation.findings(confirmed),
-            "configurations": confirmation.configurations(confirmed),
-        },
+        confirmed=confirmed,
         manifest=tables.manifest,
         openings=_openings(tables.state),
         arms=tables.state.quota,
@@ -199,40 +195,12 @@ def _page(
             (row["arm"], f"{row[METRIC]:.2%}", int(row["number"]), f"{int(row['num_parameters']):,}")
             for _, row in winner.iterrows()
         ],
-        tables=markdown,
-        findings=[_escaped(finding.text) for finding in findings],
+        tables={name: markdown.table(table) for name, table in shown.items()},
+        findings=[markdown.escaped(finding.text) for finding in findings],
         prunes=rung_diagnosis.prunes(tables),
         epoch=analysis.comparison_epoch(tables),
         pictures=pictures,
         time=duration(float(tables.trials["train_seconds"].sum())),
         search_file=(tables.folder / SEARCH_FILE).read_text(encoding="utf-8"),
-        errors=_markdown(tables.trials[tables.trials["error"].notna()][["number", "arm", "error"]]),
+        errors=markdown.table(tables.trials[tables.trials["error"].notna()][["number", "arm", "error"]]),
     )
-    return page
-
-
-def _escaped(text: str) -> str:
-    """A sentence in which Markdown would find nothing to format, though it holds a file's own names."""
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", text)
-
-
-def _markdown(frame: pd.DataFrame) -> str:
-    """A table in Markdown; empty if it has no rows."""
-    if frame.empty:
-        return ""
-    columns = [str(column) for column in frame.columns]
-    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    for row in frame.itertuples(index=False):
-        cells = (_cell(column, value).replace("|", "\\|") for column, value in zip(columns, row, strict=True))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _cell(column: Any, value: Any) -> str:
-    if value is None or (isinstance(value, float) and pd.isna(value)):
-        return ""
-    if isinstance(value, float) and column in PERCENT:
-        return f"{value:.2%}"
-    if column in COUNTS:
-        return f"{int(value):,}"
-    return short(value)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kd_tune.predictions import Groups, Model, Predictions
+from kd_tune.class_groups import Groups
+from kd_tune.predictions import Model, Predictions
 
 NAMES = ("ant", "bee", "cow")
 GROUPS: Groups = {"insects": ["ant", "bee"], "cattle": ["cow"]}

@@ -115,8 +115,8 @@ def toy_confirmation() -> Confirmation:
         comparisons=comparisons,
         left_out=[],
         knows_validation_images={"digits": False},
-        class_names=[f"class {number}" for number in range(10)],
-        class_groups=None,
+        class_names=["ant", "bee", "cow"],
+        class_groups={"insects": ["ant", "bee"], "cattle": ["cow"]},
         teacher="digits",
     )
 

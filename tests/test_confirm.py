@@ -143,7 +143,7 @@ def test_where_the_leading_arm_has_no_figure_nothing_can_be_compared(tmp_path: P
         confirm._check_plan(tmp_path, plan, state, Selection(1))
     with pytest.raises(ConfigError, match="no student has trials of every arm; --students best compares"):
         confirm._check_plan(tmp_path, plan, state, Selection(1, all_students=True))
-    with pytest.raises(ConfigError, match="no trial of the distilled arm, .* with optimizer.lr=0.1 gave a figure"):
+    with pytest.raises(ConfigError, match=r"with optimizer\.lr=0\.1 gave a figure"):
         confirm._check_plan(tmp_path, plan, state, Selection(1, where={"optimizer.lr": 0.1}))
 
 

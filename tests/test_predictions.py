@@ -104,8 +104,8 @@ def test_a_share_without_answers_is_unknown_and_one_without_exceptions_still_lea
     wrong = np.zeros((2, 50), bool)
     assert np.isnan(influence.share(wrong, wrong).value)
     wrong[:, :20] = True
-    assert influence.share(wrong, wrong) == statistics.Interval(1.0, pytest.approx(0.025 ** (1 / 20)), 1.0)
-    assert influence.share(~wrong & wrong, wrong) == statistics.Interval(0.0, 0.0, pytest.approx(1 - 0.025 ** (1 / 20)))
+    assert influence.share(wrong, wrong) == influence.Interval(1.0, pytest.approx(0.025 ** (1 / 20)), 1.0)
+    assert influence.share(~wrong & wrong, wrong) == influence.Interval(0.0, 0.0, pytest.approx(1 - 0.025 ** (1 / 20)))
 
 
 def test_confusions_are_mean_counts_by_hand() -> None:
@@ -265,14 +265,21 @@ def test_groups_that_are_no_partition_are_refused_with_every_problem() -> None:
     groups = {"insects": ["ant", "bee", "moth"], "others": ["bee"]}
     with pytest.raises(ConfigError) as caught:
         replace(by_hand(), groups=groups)
-    for problem in ("unknown class 'moth'", "'bee' is in 2 groups", "'cow' is in 0 groups"):
+    for problem in ("unknown class 'moth'", "'bee' is named 2 times", "'cow' is in no group"):
         assert problem in str(caught.value)
 
 
-def test_a_class_with_one_image_is_refused_by_name() -> None:
-    answers = by_hand()
+@pytest.mark.parametrize("name", ["accuracy_by_class", "confusions", "confusion_differences", "closeness"])
+def test_a_class_with_one_image_has_no_figures_by_class(name: str) -> None:
+    answers = replace(by_hand(), labels=np.array([0, 0, 0, 1, 1, 2]))
     with pytest.raises(ConfigError, match="class 'cow' has 1 test images"):
-        replace(answers, labels=np.array([0, 0, 0, 1, 1, 2]))
+        TABLES[name](answers)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "agreement", "paired_tests", "inside_groups", "calibration"])
+def test_a_class_with_one_image_leaves_the_figures_of_all_images(name: str) -> None:
+    answers = replace(by_hand(), labels=np.array([0, 0, 0, 1, 1, 2]))
+    assert not TABLES[name](answers).empty
 
 
 @pytest.mark.parametrize(
@@ -286,10 +293,3 @@ def test_a_class_with_one_image_is_refused_by_name() -> None:
 def test_answers_that_do_not_fit_are_refused(models: list[Model], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         Predictions(np.array([0, 0, 1, 1, 2, 2]), ("ant", "bee", "cow"), models)
-
-
-def test_groups_of_cifar10_are_all_of_its_classes() -> None:
-    from kd_tune.data.published import CIFAR10_CLASSES
-
-    names = [name for group in predictions.CIFAR10_GROUPS.values() for name in group]
-    assert sorted(names) == sorted(CIFAR10_CLASSES)

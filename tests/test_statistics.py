@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from kd_tune import statistics
+from kd_tune import influence, statistics
 
 
 def answers(random: np.random.RandomState, seeds: int, images: np.ndarray, seed_effect: float) -> np.ndarray:
@@ -120,7 +120,9 @@ def test_the_parts_are_those_of_an_infinite_crossed_bootstrap() -> None:
     left = right - by_seed[:, None] - by_image + mean
     closed = by_seed.var() / 4 + by_image.var() / 60 + left.var() / (4 * 60)
     assert drawn.var() == pytest.approx(closed, rel=0.03)  # two standard errors
-    assert statistics._interaction(right) == pytest.approx((left**2).sum() / (3 * 59))
+    assert influence.take_apart([right.astype(float)], 1.0).interaction * right.size == pytest.approx(
+        (left**2).sum() / (3 * 59)
+    )
 
 
 @pytest.mark.parametrize("always", [True, False])
@@ -137,7 +139,7 @@ def test_answers_that_are_all_alike_still_leave_doubt(always: bool) -> None:
 
 def test_a_difference_beyond_doubt_has_the_smallest_p_value() -> None:
     first, second = np.ones((3, 5000), bool), np.zeros((3, 5000), bool)
-    assert statistics.difference(first, second).p_value == statistics.SMALLEST_P
+    assert statistics.difference(first, second).p_value == influence.SMALLEST_P
 
 
 def test_holm_by_hand() -> None:

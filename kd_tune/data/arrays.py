@@ -8,13 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
+from kd_tune.class_groups import GroupsArgument, named_groups
 from kd_tune.data.dataset import Dataset, Images, from_parts
 from kd_tune.data.splits import NumTrain, SplitSeed
 from kd_tune.errors import ConfigError
 
 
 def npz(
-    source: Path | None = None, *, split_seed: SplitSeed = 0, num_train: NumTrain = None, flips: bool = True
+    source: Path | None = None,
+    *,
+    split_seed: SplitSeed = 0,
+    num_train: NumTrain = None,
+    flips: bool = True,
+    groups: GroupsArgument = None,
 ) -> Dataset:
     """A file in MedMNIST's layout: `train_images`, `train_labels`, and where they exist `val_*` and `test_*`.
 
@@ -25,10 +31,12 @@ def npz(
         split_seed: which tenth of the training images validates, if the file has no `val_images`.
         num_train: train on the first so many of a balanced random order; None: all.
         flips: whether a mirrored image keeps its class.
+        groups: of classes that are alike, for the report of a confirmation: numbers of classes by name of group.
     """
     if source is None:
         raise ConfigError("the data set npz needs --data FILE.npz")
-    return from_parts("npz", read_npz(source), None, flips, split_seed, num_train, str(source))
+    parts, where = read_npz(source), str(source)
+    return from_parts("npz", parts, None, flips, split_seed, num_train, where, named_groups(groups))
 
 
 def read_npz(path: Path) -> dict[str, Callable[[], Images]]:

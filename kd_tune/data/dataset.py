@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from kd_tune.class_groups import Groups, group_problems
 from kd_tune.data.splits import VALIDATION_SHARE, interleave_classes, split_by_class
 from kd_tune.errors import ConfigError
 
@@ -112,7 +113,7 @@ class Dataset:
     num_before_split: int
     _load_test: Callable[[], Images] | None = field(repr=False)
     mapped: Mapped | None = None
-    class_groups: Mapping[str, Sequence[str]] | None = None
+    class_groups: Groups | None = None
 
     @property
     def resident(self) -> bool:
@@ -200,6 +201,7 @@ def from_parts(
     split_seed: int,
     num_train: int | None,
     where: str,
+    class_groups: Groups | None = None,
 ) -> Dataset:
     """Splits the parts of a data set that lies in memory.
 
@@ -211,6 +213,7 @@ def from_parts(
         split_seed: which tenth of the training images validates, if there is no `val`.
         num_train: train on the first so many of a balanced random order; None: all.
         where: the data lie, for messages.
+        class_groups: of classes that are alike.
     """
     train = parts["train"]()
     split: dict[str, Any] = {"split_seed": split_seed}
@@ -236,6 +239,7 @@ def from_parts(
         val_positions=held_out,
         num_before_split=len(train) + (len(val) if "val" in parts else 0),
         _load_test=parts.get("test"),
+        class_groups=class_groups,
     )
     check(dataset, where)
     return dataset
@@ -266,5 +270,7 @@ def check(dataset: Dataset, where: str) -> None:
         problems.append(f"{where}: images are {dataset.train.images.shape[2:]} pixels, but must be square")
     if dataset.num_classes < 2:
         problems.append(f"{where}: only one class in train_labels")
+    if dataset.class_groups is not None:
+        problems += [f"{where}: {text}" for text in group_problems(dataset.class_groups, dataset.class_names)]
     if problems:
         raise ConfigError(problems)

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from kd_tune.class_groups import GroupsArgument, group_problems, named_groups
 from kd_tune.data.dataset import Dataset, Images, check_num_train
 from kd_tune.data.decoded import Files, decoded
 from kd_tune.data.splits import VALIDATION_SHARE, NumTrain, SplitSeed, interleave_classes, split_by_class
@@ -35,6 +36,7 @@ def image_folder(
     split_seed: SplitSeed = 0,
     num_train: NumTrain = None,
     flips: bool = True,
+    groups: GroupsArgument = None,
 ) -> Dataset:
     """Images in FOLDER/train/CLASS and, where they exist, FOLDER/val/CLASS and FOLDER/test/CLASS; or in FOLDER/CLASS.
 
@@ -49,6 +51,7 @@ def image_folder(
         split_seed: which tenth of the training images validates, if there is no `val`; and the order of the rest.
         num_train: train on the first so many; None: all.
         flips: whether a mirrored image keeps its class.
+        groups: of classes that are alike, for the report of a confirmation: names of classes by name of group.
     """
     if source is None:
         raise ConfigError("the data set image_folder needs --data FOLDER")
@@ -56,6 +59,9 @@ def image_folder(
     listings: dict[str, Listing] = {name: _list(folders[name]) for name in ("train", "val") if name in folders}
     class_names = listings["train"].classes
     _check_classes(folders, class_names)
+    class_groups = named_groups(groups)
+    if class_groups is not None and (problems := group_problems(class_groups, class_names)):
+        raise ConfigError([f"{source}: {text}" for text in problems])
     positions = _split(listings, split_seed, source)
     available = len(positions["train"])
     count = available if num_train is None else num_train
@@ -75,6 +81,7 @@ def image_folder(
         num_before_split=sum(len(listing.labels) for listing in listings.values()),
         _load_test=partial(_load_test, source, folders["test"], image_size, channels) if "test" in folders else None,
         mapped=mapped if count == available else mapped.of_first(count),
+        class_groups=class_groups,
     )
 
 

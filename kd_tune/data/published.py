@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from kd_tune.class_groups import Groups
 from kd_tune.data.arrays import read_npz
 from kd_tune.data.dataset import Dataset, Images, from_parts
 from kd_tune.data.splits import NumTrain, SplitSeed, split_by_class
@@ -17,6 +19,10 @@ from kd_tune.errors import ConfigError
 from kd_tune.paths import cache_folder
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_GROUPS: Groups = {
+    "vehicles": ["airplane", "automobile", "ship", "truck"],
+    "animals": ["bird", "cat", "deer", "dog", "frog", "horse"],
+}
 
 
 @dataclass(frozen=True)
@@ -28,16 +34,18 @@ class Published:
         reader: the class in `torchvision.datasets`.
         folder: what torchvision calls the folder that it unpacks to.
         flips: whether a mirrored image keeps its class.
+        groups: of classes that are alike.
     """
 
     title: str
     reader: str
     folder: str
     flips: bool
+    groups: Groups | None = None
 
 
 PUBLISHED = {
-    "cifar10": Published("CIFAR-10", "CIFAR10", "cifar-10-batches-py", flips=True),
+    "cifar10": Published("CIFAR-10", "CIFAR10", "cifar-10-batches-py", flips=True, groups=CIFAR10_GROUPS),
     "cifar100": Published("CIFAR-100", "CIFAR100", "cifar-100-python", flips=True),
     "mnist": Published("MNIST", "MNIST", "MNIST", flips=False),
     "fashion_mnist": Published("Fashion-MNIST", "FashionMNIST", "FashionMNIST", flips=True),
@@ -54,7 +62,7 @@ def cifar10(source: Path | None = None, *, split_seed: SplitSeed = 0, num_train:
         num_train: train on the first so many of a balanced random order; None: all.
     """
     if source is not None and source.suffix == ".npz":
-        return from_parts("cifar10", read_npz(source), CIFAR10_CLASSES, True, split_seed, num_train, str(source))
+        return _split("cifar10", read_npz(source), CIFAR10_CLASSES, source, split_seed, num_train)
     return _load("cifar10", source, split_seed, num_train)
 
 
@@ -148,7 +156,19 @@ def _load(name: str, source: Path | None, split_seed: int, num_train: int | None
     root = source or default_source(name)
     train = _open(name, root, train=True)
     parts = {"train": lambda: _images(train), "test": lambda: _images(_open(name, root, train=False))}
-    return from_parts(name, parts, tuple(train.classes), PUBLISHED[name].flips, split_seed, num_train, str(root))
+    return _split(name, parts, tuple(train.classes), root, split_seed, num_train)
+
+
+def _split(
+    name: str,
+    parts: dict[str, Callable[[], Images]],
+    class_names: tuple[str, ...],
+    source: Path,
+    split_seed: int,
+    num_train: int | None,
+) -> Dataset:
+    published = PUBLISHED[name]
+    return from_parts(name, parts, class_names, published.flips, split_seed, num_train, str(source), published.groups)
 
 
 def _open(name: str, root: Path, train: bool) -> Any:
