@@ -1,7 +1,8 @@
 """The study that kd_tune starts from, done again: hard labels, a teacher, or both; and which of its claims hold.
 
     python benchmarks/seed_study.py                                     # on 5,000 embedded digits, a few minutes
-    python benchmarks/seed_study.py seed_study seed_study_long --data cifar10.npz --page docs/seed_study.md
+    python benchmarks/seed_study.py search_spaces/seed_study.yaml search_spaces/seed_study_long.yaml \\
+        --data cifar10.npz --page docs/seed_study.md
 
 For every search file: the grid over alpha, temperature and rate; then, at temperature 4, two confirmations. In the
 first, all students have the rate that is best for alpha 0 on validation images; in the second each has its own, of the
@@ -20,6 +21,7 @@ from typing import Any
 import pandas as pd
 from common import arguments_parser, reflow, table
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from rich.console import Console
 
 from kd_tune import (
@@ -80,20 +82,23 @@ class Part:
 
 def main() -> None:
     parser = arguments_parser(__doc__)
-    parser.add_argument("files", nargs="*", default=["seed_study_mnist5k"], help="names in search_spaces/")
+    default = Path("search_spaces/seed_study_mnist5k.yaml")
+    parser.add_argument("files", nargs="*", type=Path, default=[default], help=f"search files [default: {default}]")
     parser.add_argument("--data", type=Path, help="where the data lie")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs, which are gone on with")
     parser.add_argument("--seeds", type=int, default=5, help="trainings of every student")
     parser.add_argument("--page", type=Path, help="the page to write [default: seed_study.md in the first run]")
     arguments = parser.parse_args()
     console = Console(highlight=False)
-    parts = [study(name, arguments.runs / name, arguments.data, arguments.seeds, console) for name in arguments.files]
-    page = arguments.page or arguments.runs / arguments.files[0] / "seed_study.md"
+    parts = [
+        study(file, arguments.runs / file.stem, arguments.data, arguments.seeds, console) for file in arguments.files
+    ]
+    page = arguments.page or arguments.runs / arguments.files[0].stem / "seed_study.md"
     write_page(parts, page, shown_command(arguments.files, arguments.data, arguments.seeds))
     console.print(f"page: {page}")
 
 
-def study(name: str, folder: Path, source: Path | None, num_seeds: int, console: Console) -> Part:
+def study(file: Path, folder: Path, source: Path | None, num_seeds: int, console: Console) -> Part:
     """Does what is left to do of one search file."""
     launch = Launch(source)
     if (folder / SEARCH_FILE).exists():
@@ -101,7 +106,7 @@ def study(name: str, folder: Path, source: Path | None, num_seeds: int, console:
         if state.unfinished() or state.num_missing():
             state = search.resume(folder, launch, console)
     else:
-        state = search.start(load_search_file(Path("search_spaces") / f"{name}.yaml"), folder, launch, console)
+        state = search.start(load_search_file(file), folder, launch, console)
     if state.unfinished() or state.num_missing():
         raise SystemExit(f"{folder}: the search was stopped; the same command goes on")
     tables = results.read(folder)
@@ -116,7 +121,7 @@ def study(name: str, folder: Path, source: Path | None, num_seeds: int, console:
         about: answers.read(confirmation.folder_of(folder, number), one)[0][1]
         for number, (about, one) in enumerate(found.items(), start=1)
     }
-    return Part(name, tables, rate, found, told)
+    return Part(file.stem, tables, rate, found, told)
 
 
 def _confirmed(folder: Path, number: int, request: Request, launch: Launch, console: Console) -> Confirmation:
@@ -135,9 +140,9 @@ def best_rate(trials: pd.DataFrame, alpha: float, temperature: float) -> float:
     return float(cell.loc[cell[METRIC].idxmax(), RATE])
 
 
-def shown_command(files: Sequence[str], source: Path | None, num_seeds: int) -> str:
+def shown_command(files: Sequence[Path], source: Path | None, num_seeds: int) -> str:
     """The command that makes the page; where somebody's files lie is their own affair."""
-    options = [*files, *([f"--data {source.name}"] if source else []), f"--seeds {num_seeds}"]
+    options = [*map(str, files), *([f"--data {source.name}"] if source else []), f"--seeds {num_seeds}"]
     return f"python benchmarks/seed_study.py {' '.join(options)}"
 
 
@@ -160,10 +165,8 @@ def write_page(parts: Sequence[Part], page: Path, command: str) -> None:
 def draw(part: Part) -> Iterator[tuple[str, Figure]]:
     """The pictures of a part."""
     yield "rates", rates_by_temperature(part.tables.trials)
-    for about, told in part.told.items():
-        name = about.replace(" ", "_")
-        yield f"accuracy_{name}", prediction_plots.accuracy_by_model(accuracy(told))
     told = part.told[OWN]
+    yield "accuracy", prediction_plots.accuracy_by_model(accuracy(told))
     yield "accuracy_by_class", prediction_plots.accuracy_by_class(accuracy_by_class(told))
     yield "confusions", confusion_plots.confusion_matrices(confusions(told))
     yield "confusion_differences", confusion_plots.confusion_differences(confusion_differences(told, HARD))
@@ -185,6 +188,7 @@ def rates_by_temperature(trials: pd.DataFrame) -> Figure:
         axes.set_title(f"T = {temperature:g}", fontsize=10)
         axes.set_xlabel("learning rate")
     panels[0].set_ylabel("validation accuracy")
+    panels[0].yaxis.set_major_formatter(PercentFormatter(1.0))
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
     return figure
 
@@ -223,7 +227,7 @@ def section(part: Part, pictures: str) -> str:
         parts += [f"### Accuracy, {about}", accuracy_markdown(found, part.told[about], dataset == "cifar10")]
         parts += ["\n".join(f"- {comparison.sentence()}" for comparison in found.comparisons)]
     parts += [
-        f"![Accuracy by model]({pictures}/{part.name}_accuracy_{OWN.replace(' ', '_')}.png)",
+        f"![Accuracy by model]({pictures}/{part.name}_accuracy.png)",
         "### What the outcome owes to temperature and rate",
         rates_markdown(part.tables.trials),
         f"![Rates]({pictures}/{part.name}_rates.png)",
