@@ -34,7 +34,7 @@ def every_figure(found: Predictions) -> dict[str, Figure]:
         "reliability": prediction_plots.reliability(calibration.reliability(found), calibration.calibration(found)),
         "agreement_differences": prediction_plots.differences(
             predictions.agreement_differences(found)[lambda rows: rows["of"] == predictions.TEACHER_WRONG],
-            f"agreement,\n{predictions.TEACHER_WRONG}",
+            f"agreement with the teacher,\n{predictions.TEACHER_WRONG}",
             percent=True,
         ),
         "paired_tests": prediction_plots.differences(predictions.paired_tests(found), "accuracy", percent=True),
