@@ -56,7 +56,7 @@ def students_of(confirmed: Confirmation) -> list[str]:
 
 def _load(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:  # left to numpy, it may stay open
             return dict(archive)
     except Exception as error:  # numpy, zipfile, zlib and tokenize all raise their own on a damaged file
         raise ConfigError(

@@ -105,16 +105,10 @@ def _tables_by_class(found: Predictions) -> dict[str, pd.DataFrame]:
     }
 
 
-def _agreement_differences(table: pd.DataFrame) -> Figure:
-    rows = table[table["of"] == EVERY_IMAGE]
-    return prediction_plots.differences(rows, "agreement with the teacher, all images", percent=True)
-
-
-def _agreement_differences_teacher_wrong(table: pd.DataFrame) -> Figure | None:
-    rows = table[table["of"] == TEACHER_WRONG]
-    if rows.empty:
-        return None
-    return prediction_plots.differences(rows, f"agreement with the teacher, {TEACHER_WRONG}", percent=True)
+def _agreement_differences(table: pd.DataFrame, kind: str) -> Figure | None:
+    """Of one kind of images; None where there are none of it."""
+    rows = table[table["of"] == kind]
+    return None if rows.empty else prediction_plots.differences(rows, f"agreement with the teacher,\n{kind}", percent=True)
 
 
 # Of every picture the tables that it is drawn from, and how.
@@ -132,8 +126,11 @@ PICTURES: dict[str, tuple[tuple[str, ...], Callable[..., Figure | None]]] = {
         partial(prediction_plots.differences, of="correlation with the teacher's profile", percent=False),
     ),
     "agreement": (("agreement",), prediction_plots.agreement),
-    "agreement_differences": (("agreement_differences",), _agreement_differences),
-    "agreement_differences_teacher_wrong": (("agreement_differences",), _agreement_differences_teacher_wrong),
+    "agreement_differences": (("agreement_differences",), partial(_agreement_differences, kind=EVERY_IMAGE)),
+    "agreement_differences_teacher_wrong": (
+        ("agreement_differences",),
+        partial(_agreement_differences, kind=TEACHER_WRONG),
+    ),
     "reliability": (("reliability", "calibration"), prediction_plots.reliability),
 }
 

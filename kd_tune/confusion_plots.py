@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 
 MOST_NUMBERS = 20  # classes; more leave no room for numbers in cells, nor for names
 MOST_COLUMNS = 3
+NARROWEST = 4.4  # inches; the note over the matrices needs so much
 DARK_SHARE = 0.35  # from here on white numbers read better
 SIGNIFICANT = 0.05
 
@@ -52,12 +53,12 @@ def confusion_differences(differences: pd.DataFrame) -> Figure:
 
 
 def _panels(table: pd.DataFrame) -> tuple[Figure, list[Axes]]:
-    """As many square panels as models, in rows of at most `MOST_COLUMNS`."""
+    """As many square panels as models, in rows of at most `MOST_COLUMNS`; four as a square."""
     models, classes = table["model"].nunique(), table["true"].nunique()
-    columns = min(models, MOST_COLUMNS)
+    columns = 2 if models == 4 else min(models, MOST_COLUMNS)
     rows = math.ceil(models / columns)
     side = 1.6 + 0.34 * classes if classes <= MOST_NUMBERS else 5.0
-    figure = Figure(figsize=(side * columns + 1, side * rows + 0.4), layout="constrained", dpi=120)
+    figure = Figure(figsize=(max(side * columns + 1, NARROWEST), side * rows + 0.4), layout="constrained", dpi=120)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in panels[models:]:
         axes.remove()

@@ -15,6 +15,7 @@ from kd_tune.plots import COLOURS, MARKERS, new_figure
 
 TEACHER = "0.35"
 MOST_CLASSES = 20  # more have no room side by side
+LONGEST_LEVEL = 10  # letters of a class's name that is not tilted
 INTERVAL = "95 % interval over seeds and images"
 SIGNIFICANT = 0.05
 FEWEST_ANSWERS = 0.01  # of a bin; the interval of fewer covers the others' curves
@@ -55,7 +56,12 @@ def accuracy_by_class(by_class: pd.DataFrame) -> Figure:
         axes.hlines(rows["accuracy"], at - 0.4, at + 0.4, color=TEACHER, linewidth=1.6, label=str(teacher))
     for edge in _group_edges(table.drop_duplicates("class")["group"]):
         axes.axvline(edge - 0.5, color="0.6", linewidth=0.8, linestyle=":")
-    axes.set_xticks(range(len(shown)), shown, rotation=0 if len(shown) <= 10 else 45, ha="center")
+    tilted = len(shown) > 10 or max(map(len, shown)) > LONGEST_LEVEL
+    axes.set_xticks(range(len(shown)), shown)
+    if tilted:
+        axes.tick_params(axis="x", labelrotation=45)
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.5, len(shown) - 0.5)
     axes.grid(visible=False, axis="x")
     axes.yaxis.set_major_formatter(_as_percent)
@@ -188,7 +194,8 @@ def differences(table: pd.DataFrame, of: str, percent: bool) -> Figure:
     """Every pair's difference and its interval.
 
     Args:
-        table: `predictions.paired_tests` or `class_profiles.closeness_differences`.
+        table: `predictions.paired_tests`, or of one kind of images `predictions.agreement_differences`, or
+            `class_profiles.closeness_differences`.
         of: what differs, for the axis.
         percent: whether that is a share.
     """
@@ -201,6 +208,7 @@ def differences(table: pd.DataFrame, of: str, percent: bool) -> Figure:
     axes.axvline(0, color="0.3", linewidth=1)
     names = [f"{row['first']} - {row['second']}  (p {_p(row['p_holm'])})" for row in table.to_dict("records")]
     axes.set_yticks(_heights(table), names)
+    axes.set_ylim(-len(table) + 0.4, 0.6)
     axes.set_xlabel(f"difference in {of},\n{INTERVAL}")
     if percent:
         axes.xaxis.set_major_formatter(_as_percent)

@@ -157,6 +157,7 @@ def test_mnist5k_takes_no_source(tmp_path: Path) -> None:
 def test_torchvisions_files_and_an_npz_hold_the_same_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accept(write_cifar10(tmp_path), "CIFAR10", monkeypatch)
     pickled, packed = cifar10(tmp_path), cifar10(write_npz(tmp_path / "x.npz", cifar10_arrays()))
+    assert pickled.class_groups == packed.class_groups
     assert pickled.fingerprint == packed.fingerprint
     assert np.array_equal(opened(pickled).images, opened(packed).images)
     assert np.array_equal(opened(pickled).labels, opened(packed).labels)

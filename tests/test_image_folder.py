@@ -307,3 +307,15 @@ def test_its_arguments_are_checked_as_a_search_file_gives_them(root: Path) -> No
     assert "image_folder has no such argument" in problems[2]
     dataset = load_dataset({"name": "image_folder", "image_size": 24, "channels": 1, "flips": False}, root)
     assert (dataset.image_size, dataset.in_channels, dataset.flips) == (24, 1, False)
+
+
+def test_groups_of_classes_are_told_by_name_before_anything_is_decoded(root: Path, cache: Path) -> None:
+    first, *rest = ANIMALS
+    assert image_folder(root, image_size=16, groups={"one": [first], "rest": [*rest]}).class_groups == {
+        "one": [first],
+        "rest": rest,
+    }
+    shutil.rmtree(cache)
+    with pytest.raises(ConfigError, match=f"{root}: groups: class '{first}' is in no group"):
+        image_folder(root, image_size=16, groups={"rest": [*rest]})
+    assert not cache.exists()

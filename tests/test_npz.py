@@ -176,3 +176,30 @@ def test_cifar10_has_ten_classes_and_no_more(tmp_path: Path) -> None:
     arrays = cifar10_arrays() | {"train_labels": np.arange(200) % 11}
     with pytest.raises(ConfigError, match="train_labels run from 0 to 10, but must lie in 0 to 9"):
         cifar10(write_npz(tmp_path / "x.npz", arrays))
+
+
+@pytest.mark.parametrize("even", [[0, 2], ["0", "2"]])
+def test_groups_of_classes_are_told_by_number_and_change_nothing_else(tmp_path: Path, even: list[int | str]) -> None:
+    path = write_npz(tmp_path / "x.npz", grey_arrays())
+    plain = npz(path)
+    assert plain.class_groups is None
+    odd = [name for name in plain.class_names if name not in ("0", "2")]
+    grouped = npz(path, groups={"even": even, "odd": odd})  # type: ignore[arg-type]
+    assert grouped.class_groups == {"even": ["0", "2"], "odd": odd}
+    assert grouped.identity == plain.identity
+
+
+def test_groups_that_are_no_partition_are_refused_with_every_problem(tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "x.npz", grey_arrays())
+    with pytest.raises(ConfigError) as caught:
+        npz(path, groups={"some": [0, 1, 99], "others": [1], "none": []})
+    text = str(caught.value)
+    for problem in ("unknown class '99'; known: 0, 1", "'1' is named 2 times", "'2' is in no group", "'none' is empty"):
+        assert f"{path}: groups: " in text
+        assert problem in text
+
+
+def test_cifar10_has_vehicles_and_animals(tmp_path: Path) -> None:
+    dataset = cifar10(write_npz(tmp_path / "x.npz", cifar10_arrays()))
+    assert dataset.class_groups is not None
+    assert {name: len(classes) for name, classes in dataset.class_groups.items()} == {"vehicles": 4, "animals": 6}

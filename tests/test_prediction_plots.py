@@ -32,6 +32,11 @@ def every_figure(found: Predictions) -> dict[str, Figure]:
         "inside_groups": prediction_plots.inside_groups(confusions.inside_groups(found)),
         "agreement": prediction_plots.agreement(predictions.agreement(found)),
         "reliability": prediction_plots.reliability(calibration.reliability(found), calibration.calibration(found)),
+        "agreement_differences": prediction_plots.differences(
+            predictions.agreement_differences(found)[lambda rows: rows["of"] == predictions.TEACHER_WRONG],
+            f"agreement with the teacher,\n{predictions.TEACHER_WRONG}",
+            percent=True,
+        ),
         "paired_tests": prediction_plots.differences(predictions.paired_tests(found), "accuracy", percent=True),
         "confusion_matrices": confusion_plots.confusion_matrices(confusions.confusions(found)),
         "confusion_differences": confusion_plots.confusion_differences(differences),
@@ -53,6 +58,8 @@ def test_every_picture_can_be_drawn_for_few_and_many_models_and_classes(size: tu
         width, height = figure.get_size_inches()
         assert width < 25, name
         assert height < 25, name
+        drawn_on = figure.get_tightbbox()
+        assert min(drawn_on.x0, drawn_on.y0, width - drawn_on.x1, height - drawn_on.y1) > -0.01, f"{name} is cut off"
 
 
 def test_accuracies_stand_beside_their_dots_and_the_teacher_is_a_line() -> None:
@@ -74,6 +81,14 @@ def test_every_class_has_a_dot_a_model_and_a_line_for_the_teacher() -> None:
     places = [float(place) for container in axes.containers for place in container[0].get_xdata()]
     assert len(set(places)) == 40  # none hides another
     assert [list(line.get_xdata()) for line in axes.lines if line.get_linestyle() == ":"] == [[4.5, 4.5]]  # groups
+
+
+def test_long_names_of_classes_are_tilted() -> None:
+    found = answers(2, 4, 2)
+    long = replace(found, class_names=["golden retriever", *found.class_names[1:]], groups=None)
+    for one, angle in ((replace(found, groups=None), 0), (long, 45)):
+        (axes,) = prediction_plots.accuracy_by_class(predictions.accuracy_by_class(one)).axes
+        assert {label.get_rotation() for label in axes.get_xticklabels()} == {angle}
 
 
 def test_of_many_classes_those_that_differ_most_are_shown() -> None:

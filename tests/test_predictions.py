@@ -21,6 +21,7 @@ TABLES: dict[str, Callable[[Predictions], pd.DataFrame]] = {
     "accuracy": predictions.accuracy,
     "accuracy_by_class": predictions.accuracy_by_class,
     "agreement": predictions.agreement,
+    "agreement_differences": predictions.agreement_differences,
     "paired_tests": predictions.paired_tests,
     "confusions": confusions.confusions,
     "confusion_differences": lambda found: confusions.confusion_differences(found, found.models[0].name),
@@ -173,6 +174,42 @@ def test_agreement_by_hand() -> None:
     assert (wrong["agreement"], wrong["images"]) == (pytest.approx(1 / 4), 2)
 
 
+def test_agreement_differences_by_hand() -> None:
+    """The student agrees 8 times of 12, the perfect one 4 of 6; where the teacher is wrong, 1 of 4 and never."""
+    table = predictions.agreement_differences(by_hand())
+    assert list(table["of"]) == [predictions.EVERY_IMAGE, predictions.TEACHER_WRONG]
+    assert list(table["difference"]) == pytest.approx([8 / 12 - 4 / 6, 1 / 4], abs=1e-15)
+    assert set(table["first"] + table["second"]) == {"studentperfect"}
+
+
+def test_a_model_that_copies_its_teachers_mistakes_agrees_more_beyond_doubt() -> None:
+    answers = drawn(0, images_a_class=60)
+    assert answers.teacher
+    random = np.random.RandomState(0)
+    copied = answers.models[0].logits.copy()
+    taken = random.random_sample(copied.shape[:2]) < 0.4
+    copied[taken] = np.broadcast_to(answers.teacher.logits, copied.shape)[taken]
+    models = [replace(answers.models[0], name="copy", logits=copied), answers.models[1]]
+    table = predictions.agreement_differences(replace(answers, models=models))
+    assert (table["difference"] > 0.1).all()
+    assert (table["p_holm"] < 0.01).all()
+    assert list(table["p_holm"]) == pytest.approx(statistics.holm(list(table["p_value"])))
+
+
+def test_differences_in_agreement_of_equal_models_are_called_real_in_at_most_one_run_of_twenty() -> None:
+    """Both learnt alike from one teacher: the same chance to agree on each image. Two families; three errors of 400."""
+    found = 0
+    for seed in range(400):
+        random = np.random.RandomState(seed)
+        labels, teacher = np.repeat([0, 1], 60), random.randint(0, 2, 120)
+        chance = random.beta(2, 1, 120)
+        drawn_answers = [np.where(random.random_sample((3, 120)) < chance, teacher, 1 - teacher) for _ in range(2)]
+        models = [model(name, answers, 2) for name, answers in zip(("one", "other"), drawn_answers, strict=True)]
+        answers = Predictions(labels, ("ant", "bee"), models, model("teacher", [teacher], 2))
+        found += (predictions.agreement_differences(answers)["p_holm"] < 0.05).any()
+    assert found / 400 < 0.05 + 3 * (0.05 * 0.95 / 400) ** 0.5
+
+
 def test_paired_tests_ask_configurations_and_networks() -> None:
     row = predictions.paired_tests(by_hand()).iloc[0]
     assert (row["first"], row["second"]) == ("student", "perfect")
@@ -243,6 +280,7 @@ def test_identical_models_are_never_called_different(seed: int) -> None:
     twins = replace(answers, models=[replace(answers.models[0], name=name) for name in ("one", "two")])
     pairs = predictions.paired_tests(twins).iloc[0]
     assert (pairs["difference"], pairs["p_holm"], pairs["mcnemar_p_holm"]) == (0, 1, 1)
+    assert set(predictions.agreement_differences(twins)["p_holm"]) == {1.0}
     cells = confusions.confusion_differences(twins, "one")
     assert set(cells["p_holm"]) == {1.0}
     profiles = class_profiles.closeness_differences(twins)
@@ -250,14 +288,16 @@ def test_identical_models_are_never_called_different(seed: int) -> None:
     assert (profiles["p_holm"] == 1).all()
 
 
-@pytest.mark.parametrize("name", ["inside_groups", "agreement", "closeness", "closeness_differences"])
+@pytest.mark.parametrize(
+    "name", ["inside_groups", "agreement", "agreement_differences", "closeness", "closeness_differences"]
+)
 def test_tables_that_need_groups_or_a_teacher_are_empty_without(name: str) -> None:
     assert TABLES[name](replace(drawn(0), teacher=None, groups=None)).empty
 
 
 def test_one_model_has_nothing_to_be_compared_with() -> None:
     answers = drawn(0, num_models=1)
-    for name in ("paired_tests", "confusion_differences", "closeness_differences"):
+    for name in ("paired_tests", "agreement_differences", "confusion_differences", "closeness_differences"):
         assert TABLES[name](answers).empty
 
 
