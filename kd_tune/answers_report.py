@@ -107,8 +107,8 @@ def _tables_by_class(found: Predictions) -> dict[str, pd.DataFrame]:
 
 def _agreement_differences(table: pd.DataFrame, kind: str) -> Figure | None:
     """Of one kind of images; None where there are none of it."""
-    rows = table[table["of"] == kind]
-    return None if rows.empty else prediction_plots.differences(rows, f"agreement with the teacher,\n{kind}", percent=True)
+    rows, what = table[table["of"] == kind], f"agreement with the teacher,\n{kind}"
+    return None if rows.empty else prediction_plots.differences(rows, what, percent=True)
 
 
 # Of every picture the tables that it is drawn from, and how.
