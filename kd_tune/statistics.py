@@ -123,9 +123,9 @@ def difference(first: np.ndarray, second: np.ndarray) -> Difference:
     parts = _parts([first, second], first.mean(0) - second.mean(0))
     # Arms that find the same images hard differ by little but seeds and the interaction. Where all of it is left in the
     # seeds' part, theirs is Student's test; with half of it, identical arms would be called different in 6 % of runs.
-    # Few seeds can by luck differ less than their answers on images let them; half of what those say is the least. All
-    # of it would make intervals of three seeds hold in over 97 %.
-    parts = replace(parts, in_seeds=1.0, least=parts.images / 2)
+    # Few seeds can by luck differ less than their answers on images let them; a quarter of what those say is the least.
+    # Half of it or all would make intervals of three seeds hold in 97 or 98 %.
+    parts = replace(parts, in_seeds=1.0, least=parts.images / 4)
     half = parts.half_width(1 - LEVEL)
     # Two seeds that differ much know nothing; an accuracy still lies between 0 and 1.
     return Difference(value, max(value - half, -1.0), min(value + half, 1.0), parts.p_value(value))
