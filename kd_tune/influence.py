@@ -139,9 +139,9 @@ def difference(value: float, influences: Sequence[np.ndarray], unit: float = 1.0
     parts = take_apart(influences, unit)
     # Models that find the same images hard differ by little but seeds and the interaction. Where all of it is left in
     # the seeds' part, theirs is Student's test; with half of it, identical ones would be called different in 6 % of
-    # runs. Few seeds can by luck differ less than their answers on images let them; half of what those say is the
-    # least. All of it would make intervals of three seeds hold in over 97 %.
-    parts = replace(parts, in_seeds=1.0, least=parts.images / 2)
+    # runs. Few seeds can by luck differ less than their answers on images let them; a quarter of what those say is the
+    # least. Half of it or all would make intervals of three seeds hold in 97 or 98 %.
+    parts = replace(parts, in_seeds=1.0, least=parts.images / 4)
     half = parts.half_width(1 - LEVEL)
     # Two seeds that differ much know nothing; a share still lies between 0 and 1.
     return Difference(value, max(value - half, -largest), min(value + half, largest), parts.p_value(value))
