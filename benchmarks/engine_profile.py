@@ -158,7 +158,7 @@ def profiled_epochs(data: TrialData, arguments: argparse.Namespace) -> Iterator[
         network.train()
         pieces = profiled_epoch(network, optimizer, objective, data, arguments)
         began = time.perf_counter()
-        engine.evaluate(network, data)
+        engine.judge(engine.answer(network, data), data)
         yield pieces, time.perf_counter() - began
 
 

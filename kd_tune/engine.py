@@ -1,4 +1,4 @@
-"""Training one student: a generator of epochs. Knows nothing of Ray, of runs, or of files.
+"""Training a student by itself, epoch by epoch. Knows nothing of Ray, of runs, or of files.
 
 Everything random in epoch e follows from (seed, e), so a training that goes on from a checkpoint needs no generator's
 state and, on a CPU, gives the same numbers bit for bit.
@@ -27,6 +27,7 @@ from kd_tune.errors import ConfigError
 from kd_tune.losses import expected_calibration_error
 from kd_tune.models import StartsFromImages
 from kd_tune.models.cost import multiply_adds
+from kd_tune.objectives import Objective
 from kd_tune.optimizers import SCHEDULES
 from kd_tune.records import EpochRow, derive_seed
 from kd_tune.trial_data import TrialData
@@ -47,24 +48,48 @@ class Evaluation(NamedTuple):
     accuracy_odd: float
 
 
-@dataclass(frozen=True)
-class State:
-    """What a checkpoint keeps beside the row: the live network and optimizer, valid until the next epoch starts."""
+@dataclass
+class Student:
+    """A student in training.
 
+    Attributes:
+        trial: its config, without ranges.
+        training: that section of it.
+        objective: its loss.
+        network: live.
+        optimizer: live, over the network's parameters.
+        peak_lr: the learning rate that the schedule's factor is applied to.
+        seed: of first weights, and of what a network draws in training.
+        order_seed: of the order of images and of views.
+        multiply_adds: for one image.
+        epoch: epochs done.
+    """
+
+    trial: Mapping[str, Any]
+    training: TrainingConfig
+    objective: Objective
     network: nn.Module
     optimizer: torch.optim.Optimizer
+    peak_lr: float
+    seed: int
+    order_seed: int
+    multiply_adds: int
+    epoch: int = 0
+
+    def learning_rate(self, step: int, steps_an_epoch: int) -> float:
+        """The rate of a step, from 0, of the epoch that comes."""
+        done = self.epoch * steps_an_epoch + step
+        return self.peak_lr * SCHEDULES[self.training.schedule](done / (steps_an_epoch * self.training.num_epochs))
 
 
-def train(
-    trial: Mapping[str, Any], data: TrialData, seed: int, resume: tuple[int, Any] | None = None
-) -> Iterator[tuple[EpochRow, State]]:
-    """Trains a student, yielding after every epoch; ends after the last one, or when the loss is no longer finite.
+def enrol(trial: Mapping[str, Any], data: TrialData, seed: int, order_seed: int | None = None) -> Student:
+    """A student before its first epoch.
 
     Args:
         trial: a trial's config, without ranges.
         data: images and soft targets on the device.
-        seed: of first weights, order and views.
-        resume: the epochs done, and a function that loads that checkpoint into (network, optimizer).
+        seed: of first weights, and of what a network draws in training.
+        order_seed: of the order of images and of views; None: the same.
 
     Raises:
         ConfigError: the trial does not fit the data.
@@ -78,41 +103,93 @@ def train(
         network = build_student(trial["student"], data.dataset)
         cost = multiply_adds(network, data.dataset.in_channels, data.dataset.image_size)
     network.to(data.device).to(memory_format=LAYOUT)
-    if resume is None and isinstance(network, StartsFromImages):
-        network.initialise_from(data.first_images())
     optimizer = build_optimizer(trial["optimizer"], network)
-    peak_lr = optimizer.param_groups[0]["lr"]
-    start = 0
+    return Student(
+        trial=trial,
+        training=training,
+        objective=objective,
+        network=network,
+        optimizer=optimizer,
+        peak_lr=optimizer.param_groups[0]["lr"],
+        seed=seed,
+        order_seed=seed if order_seed is None else order_seed,
+        multiply_adds=cost,
+    )
+
+
+def train(
+    trial: Mapping[str, Any],
+    data: TrialData,
+    seed: int,
+    resume: tuple[int, Callable[[nn.Module, torch.optim.Optimizer], None]] | None = None,
+) -> Iterator[tuple[EpochRow, Student]]:
+    """Trains a student by itself, yielding after every epoch; ends after the last one, or when it has diverged.
+
+    Args:
+        trial: a trial's config, without ranges.
+        data: images and soft targets on the device.
+        seed: of first weights, of order and views, and of what a network draws in training.
+        resume: the epochs done, and a function that loads that checkpoint into (network, optimizer).
+
+    Raises:
+        ConfigError: the trial does not fit the data.
+    """
+    student = enrol(trial, data, seed)
     if resume is not None:
-        start, load = resume
-        load(network, optimizer)
-    for epoch in range(start + 1, training.num_epochs + 1):
-        began = time.perf_counter()
-        with _seeded(derive_seed(seed, "epoch", epoch), data.device):
-            losses = _train_epoch(network, optimizer, objective, data, training, epoch, seed, peak_lr)
-        trained = time.perf_counter() - began
-        val = evaluate(network, data)
-        total = sum(losses.values())
-        row = EpochRow(
-            epoch=epoch,
-            train_loss=total,
-            train_loss_parts=losses,
-            learning_rate=optimizer.param_groups[0]["lr"],
-            seconds=time.perf_counter() - began,
-            images_per_second=len(data.labels) / trained,
-            num_parameters=count_parameters(network),
-            multiply_adds=cost,
-            diverged=not (math.isfinite(total) and math.isfinite(val.loss)),
-            val_accuracy=val.accuracy,
-            val_loss=val.loss,
-            val_agreement=val.agreement,
-            val_ece=val.ece,
-            val_accuracy_even=val.accuracy_even,
-            val_accuracy_odd=val.accuracy_odd,
-        )
-        yield row, State(network, optimizer)
+        student.epoch, load = resume
+        load(student.network, student.optimizer)
+    while student.epoch < student.training.num_epochs:
+        row = advance(student, data)
+        yield row, student
         if row.diverged:
             return
+
+
+def advance(student: Student, data: TrialData) -> EpochRow:
+    """A student's next epoch."""
+    began = time.perf_counter()
+    first = student.epoch == 0
+    if first and isinstance(student.network, StartsFromImages):
+        student.network.initialise_from(data.first_images())
+    with _seeded(derive_seed(student.seed, "epoch", student.epoch + 1), data.device):
+        losses = _train_epoch(student, data)
+    trained = time.perf_counter() - began
+    val = judge(answer(student.network, data), data)
+    student.epoch += 1
+    return row_of(student, losses, val, seconds=time.perf_counter() - began, trained=trained, images=len(data.labels))
+
+
+def row_of(
+    student: Student, losses: dict[str, float], val: Evaluation, seconds: float, trained: float, images: int
+) -> EpochRow:
+    """What is told of an epoch that a student has just done.
+
+    Args:
+        student: after it.
+        losses: the mean of every part of its loss.
+        val: on the validation images.
+        seconds: of training and validation.
+        trained: of these, seconds spent training.
+        images: trained.
+    """
+    total = sum(losses.values())
+    return EpochRow(
+        epoch=student.epoch,
+        train_loss=total,
+        train_loss_parts=losses,
+        learning_rate=student.optimizer.param_groups[0]["lr"],
+        seconds=seconds,
+        images_per_second=images / trained,
+        num_parameters=count_parameters(student.network),
+        multiply_adds=student.multiply_adds,
+        diverged=not (math.isfinite(total) and math.isfinite(val.loss)),
+        val_accuracy=val.accuracy,
+        val_loss=val.loss,
+        val_agreement=val.agreement,
+        val_ece=val.ece,
+        val_accuracy_even=val.accuracy_even,
+        val_accuracy_odd=val.accuracy_odd,
+    )
 
 
 def check_fit(training: TrainingConfig, dataset: Dataset) -> None:
@@ -165,10 +242,8 @@ def _attempt(name: str, call: Callable[[], Any]) -> Any:
         raise ConfigError(f"{name} failed on two black images: {type(error).__name__}: {error}") from error
 
 
-@torch.inference_mode()
-def evaluate(network: nn.Module, data: TrialData) -> Evaluation:
-    """Accuracy, loss, agreement with the teacher and calibration on the clean validation images."""
-    logits = answer(network, data)
+def judge(logits: Tensor, data: TrialData) -> Evaluation:
+    """Accuracy, loss, agreement with the teacher and calibration of answers `[M, C]` to the clean validation images."""
     prediction = logits.argmax(-1)
     agreement = math.nan if data.val_teacher is None else float((prediction == data.val_teacher).double().mean())
     right = (prediction == data.val_labels).double()
@@ -195,52 +270,50 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _train_epoch(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    objective: Any,
-    data: TrialData,
-    training: TrainingConfig,
-    epoch: int,
-    seed: int,
-    peak_lr: float,
-) -> dict[str, float]:
+def _train_epoch(student: Student, data: TrialData) -> dict[str, float]:
     """One pass over the training images; returns the mean of every part of the loss."""
-    network.train()
-    schedule = SCHEDULES[training.schedule]
+    network, optimizer, training = student.network.train(), student.optimizer, student.training
     transform = find_transform(training.transform)
-    order, views = _plan_epoch(len(data.labels), training.views, derive_seed(seed, "order", epoch))
-    order = order.to(data.device)
-    views = None if views is None else views.to(data.device)
-    steps_an_epoch = math.ceil(len(order) / training.batch_size)
-    num_steps = steps_an_epoch * training.num_epochs
+    order, views = plan_epoch(student, data)
+    num_steps = math.ceil(len(order) / training.batch_size)
     half = training.precision == "bfloat16" and data.device.type == "cuda"
     sums: dict[str, Tensor] = {}
     for step, pixels in enumerate(data.read(order, training.batch_size)):
         chosen = slice(step * training.batch_size, (step + 1) * training.batch_size)
         images, labels, teacher_logits = data.batch(
-            order[chosen], None if views is None else views[chosen], pixels, transform, objective.needs_teacher
+            order[chosen],
+            None if views is None else views[chosen],
+            pixels,
+            transform,
+            student.objective.needs_teacher,
         )
         with torch.autocast(data.device.type, torch.bfloat16, enabled=half):
             logits = network(images.contiguous(memory_format=LAYOUT))
-        parts = objective(logits.float(), labels, teacher_logits)
+        parts = student.objective(logits.float(), labels, teacher_logits)
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(parts.values())).sum().backward()
         for group in optimizer.param_groups:
-            group["lr"] = peak_lr * schedule(((epoch - 1) * steps_an_epoch + step) / num_steps)
+            group["lr"] = student.learning_rate(step, num_steps)
         optimizer.step()
         for name, part in parts.items():
             sums[name] = sums.get(name, torch.zeros((), device=data.device)) + part.detach() * len(labels)
     return {name: float(value) / len(order) for name, value in sums.items()}
 
 
-def _plan_epoch(num_images: int, num_views: int, seed: int) -> tuple[Tensor, Tensor | None]:
-    """The order of the images in an epoch, and each one's view number; drawn on the CPU, so equal on every device."""
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(num_images, generator=generator)
+def plan_epoch(student: Student, data: TrialData) -> tuple[Tensor, Tensor | None]:
+    """The order of the images in a student's next epoch, and each one's view number.
+
+    Drawn on the CPU, so that it is equal on every device.
+
+    Returns:
+        `[N]` image numbers and `[N]` view numbers on the device; None for views where all are the clean image.
+    """
+    num_images, num_views = len(data.labels), student.training.views
+    generator = torch.Generator().manual_seed(derive_seed(student.order_seed, "order", student.epoch + 1))
+    order = torch.randperm(num_images, generator=generator).to(data.device)
     if num_views == 1:
         return order, None
-    return order, torch.randint(num_views, (num_images,), generator=generator)
+    return order, torch.randint(num_views, (num_images,), generator=generator).to(data.device)
 
 
 @contextmanager

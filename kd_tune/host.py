@@ -22,7 +22,7 @@ from kd_tune import __version__, checkpoint, teacher
 from kd_tune.catalog import build_objective, load_dataset
 from kd_tune.config import TrainingConfig
 from kd_tune.data import Dataset
-from kd_tune.engine import State, train
+from kd_tune.engine import Student, train
 from kd_tune.errors import ConfigError
 from kd_tune.paths import read_json
 from kd_tune.records import Assignment, EpochRow, TeacherPlace, finite_or_none, none_to_nan
@@ -57,10 +57,10 @@ def open_trial(assignment: Assignment) -> Iterator[EpochRow]:
             return
         resume = (row.epoch, partial(_load, found))
     last_saved = time.monotonic()
-    for row, state in train(assignment.trial, data, assignment.seed, resume):
+    for row, student in train(assignment.trial, data, assignment.seed, resume):
         due = time.monotonic() - last_saved >= assignment.checkpoint_seconds
         if due or row.diverged or row.epoch in assignment.checkpoint_epochs:
-            _save(assignment, data.dataset, row, state)
+            _save(assignment, data.dataset, row, student)
             last_saved = time.monotonic()
         yield row
 
@@ -110,9 +110,9 @@ def describe_student(assignment: Assignment, dataset: Dataset, row: EpochRow) ->
     }
 
 
-def _save(assignment: Assignment, dataset: Dataset, row: EpochRow, state: State) -> None:
+def _save(assignment: Assignment, dataset: Dataset, row: EpochRow, student: Student) -> None:
     folder = Path(assignment.checkpoints) / f"epoch_{row.epoch:04d}"
-    checkpoint.save(folder, state.network, state.optimizer, describe_student(assignment, dataset, row))
+    checkpoint.save(folder, student.network, student.optimizer, describe_student(assignment, dataset, row))
     checkpoint.delete_older(folder)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from kd_tune import soft_targets
 from kd_tune.augment import view_table
 from kd_tune.data import Dataset, Images
-from kd_tune.engine import State, answer, train
+from kd_tune.engine import Student, answer, train
 from kd_tune.errors import ConfigError
 from kd_tune.losses import expected_calibration_error
 from kd_tune.models import STUDENTS
@@ -250,7 +250,7 @@ def test_a_controls_student_starts_from_the_same_weights_as_the_taught_one(data:
     """Equal seeds pair the arms of a search: the first weights and the order of images do not depend on the loss."""
     still = {"lr": 1e-12}
 
-    def first_weights(config: dict[str, Any]) -> State:
+    def first_weights(config: dict[str, Any]) -> Student:
         return next(train(config, data, seed=0))[1]
 
     one = first_weights(trial(optimizer=still)).network.state_dict()
