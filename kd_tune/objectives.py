@@ -3,16 +3,19 @@
 An objective is a frozen dataclass of its hyperparameters. Called with logits it returns its weighted parts by name;
 the loss is their sum, and every part is logged. `alpha` always weighs the teacher's term. Shapes are those of `losses`.
 
+`stackable` ones take tensors `[K]` for their numbers, and then serve K students in one call (`stack_objectives`).
+
 `inert` says what, at its present hyperparameters, changes neither the loss nor its gradient by a single bit: names of
 its hyperparameters, and `TEACHER` for the teacher's answers. A search takes trials that differ only there for one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -53,6 +56,7 @@ class MixedTarget:
     temperature: Temperature = 4.0
     scale: Literal["none", "T", "T2"] = "none"
     version: ClassVar[int] = 1
+    stackable: ClassVar[bool] = True
     needs_teacher: ClassVar[bool] = True
 
     def __call__(self, student_logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> dict[str, Tensor]:
@@ -78,6 +82,7 @@ class Hinton:
     alpha: Share = 0.9
     temperature: Temperature = 4.0
     version: ClassVar[int] = 1
+    stackable: ClassVar[bool] = True
     needs_teacher: ClassVar[bool] = True
 
     def __call__(self, student_logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> dict[str, Tensor]:
@@ -93,6 +98,7 @@ class CrossEntropy:
     """Cross entropy with the labels: the control without a teacher."""
 
     version: ClassVar[int] = 1
+    stackable: ClassVar[bool] = True
     needs_teacher: ClassVar[bool] = False
 
     def __call__(self, student_logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> dict[str, Tensor]:
@@ -112,6 +118,7 @@ class LabelSmoothing:
 
     smoothing: Share = 0.1
     version: ClassVar[int] = 1
+    stackable: ClassVar[bool] = True
     needs_teacher: ClassVar[bool] = False
 
     def __call__(self, student_logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> dict[str, Tensor]:
@@ -119,6 +126,33 @@ class LabelSmoothing:
 
     def inert(self) -> set[str]:
         return {TEACHER}
+
+
+def stack_objectives(objectives: Sequence[Any], device: torch.device) -> list[tuple[Tensor, Any]]:
+    """Stackable objectives as few: those that differ in nothing but numbers become one, whose numbers are tensors.
+
+    Returns:
+        Objectives, each with the places `[k]` of those that it stands for.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for place, objective in enumerate(objectives):
+        settings = [(key, value) for key, value in vars(objective).items() if not _is_number(value)]
+        groups.setdefault((type(objective), *settings), []).append(place)
+    return [
+        (torch.tensor(places, device=device), _with_tensors([objectives[place] for place in places], device))
+        for places in groups.values()
+    ]
+
+
+def _with_tensors(objectives: Sequence[Any], device: torch.device) -> Any:
+    """One objective for several that differ in their numbers."""
+    numbers = [key for key, value in vars(objectives[0]).items() if _is_number(value)]
+    columns = {key: torch.tensor([float(getattr(one, key)) for one in objectives], device=device) for key in numbers}
+    return replace(objectives[0], **columns)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 OBJECTIVES: dict[str, Callable[..., Any]] = {

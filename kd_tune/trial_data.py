@@ -61,6 +61,11 @@ class TrialData:
     def has_teacher(self) -> bool:
         return self.teacher_logits is not None or self._live is not None
 
+    @property
+    def is_live(self) -> bool:
+        """Whether the teacher is asked in every step."""
+        return self._live is not None
+
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 `[B, channels, H, W]` to float32 of mean 0 and standard deviation 1 over the training images."""
         return torch.addcmul(self._shift, images.float(), self._scale)

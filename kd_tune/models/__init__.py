@@ -6,7 +6,7 @@ arguments, which a search file may set; all have defaults. It returns a module f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -27,6 +27,22 @@ class StartsFromImages(Protocol):
 
     def initialise_from(self, images: Tensor) -> None:
         """Sets first weights from normalised training images `[B, C, H, W]`."""
+
+
+@runtime_checkable
+class Stackable(Protocol):
+    """A network of which many can be trained in one step: it draws nothing at random, and learns by gradients alone."""
+
+    def forward_stack(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        """What K networks of this shape answer.
+
+        Args:
+            weights: `[K, ...]` by parameter name; the module's own are not used.
+            images: `[B, C, H, W]`, which all of them see, or `[K, B, C, H, W]`, each its own.
+
+        Returns:
+            Logits `[K, B, classes]`.
+        """
 
 
 STUDENTS: dict[str, Callable[..., nn.Module]] = {"studentnet": StudentNet}
