@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field, PydanticSchemaGenerationError, PydanticU
 from torch import nn
 
 from kd_tune import user_code
+from kd_tune.arms import teachers_of
 from kd_tune.augment import TRANSFORMS
 from kd_tune.config import TrainingConfig
 from kd_tune.data import DATASETS, Dataset
@@ -188,6 +189,21 @@ def build_objective(section: Mapping[str, Any], dataset: Dataset) -> Objective:
     if lacking or not callable(objective):
         raise ConfigError(f"{name} must give an objective: callable, with the attributes version and needs_teacher")
     return objective
+
+
+def can_be_stacked(trial: Mapping[str, Any]) -> bool:
+    """Whether all students that a trial with ranges stands for can be trained in one step with others of their shape.
+
+    Of students and objectives that are made by functions, not classes, nothing is known.
+    """
+    live = any(section.get("mode") == "live" for section in teachers_of(trial))
+    if live or trial["training"].get("transform", "none") != "none":
+        return False
+    students = (_find(section["name"], _NETWORKS) for section, _ in _sections(trial["student"], ()))
+    objectives = (_find(section["name"], TABLES["objective"]) for section, _ in _sections(trial["objective"], ()))
+    return all(hasattr(student, "forward_stack") for student in students) and all(
+        getattr(objective, "stackable", False) for objective in objectives
+    )
 
 
 def canonical_draw(space: Space, draw: Draw) -> Draw:

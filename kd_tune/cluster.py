@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from kd_tune import records, user_code
+from kd_tune.client import follow_trial
 from kd_tune.config import ResourcesConfig
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import Run
@@ -33,7 +35,22 @@ from kd_tune.records import METRIC
 from kd_tune.scheduler import RunScheduler
 from kd_tune.search_file import SearchFile
 from kd_tune.searcher import RunSearcher
-from kd_tune.trainable import RunContext, train_trial
+from kd_tune.trainable import Host, RunContext, train_trial
+
+CLIENT_MEMORY = 100e6  # bytes of a trial that only reports
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Where trials are trained.
+
+    Attributes:
+        places: processes that train.
+        stack: trials that one of them holds.
+    """
+
+    places: int
+    stack: int
 
 
 @contextmanager
@@ -70,22 +87,19 @@ def fit(
     context: RunContext,
     searcher: RunSearcher,
     scheduler: RunScheduler,
-    slots: int,
+    slots: Slots,
     time_budget: float | None,
 ) -> None:
     """Gives Ray everything that a run still has to do; returns when it is done, interrupted, or out of time."""
     tuner = tune.Tuner(
-        tune.with_resources(
-            tune.with_parameters(train_trial, context=context),
-            {"cpu": file.resources.cpus_per_trial, "gpu": file.resources.gpus_per_trial},
-        ),
+        _trainable(file.resources, context, slots),
         tune_config=tune.TuneConfig(
             metric=METRIC,
             mode="max",
             search_alg=searcher,
             scheduler=scheduler,
             num_samples=len(run.state.unfinished()) + run.state.num_missing(),
-            max_concurrent_trials=slots,  # without it Tune starts a searcher's trials one by one
+            max_concurrent_trials=slots.places * slots.stack,  # without it Tune starts a searcher's trials one by one
             reuse_actors=True,
             time_budget_s=time_budget,
             trial_name_creator=_trial_name,
@@ -101,6 +115,24 @@ def fit(
     )
     with _signals():
         tuner.fit()
+
+
+def _trainable(resources: ResourcesConfig, context: RunContext, slots: Slots) -> Any:
+    """What Ray runs for a trial: the whole of it, or a client of a host that trains several."""
+    one = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
+    if slots.stack == 1:
+        return tune.with_resources(tune.with_parameters(train_trial, context=context), one)
+    actor = ray.remote(Host).options(
+        num_cpus=one["cpu"],
+        num_gpus=one["gpu"],
+        max_concurrency=2 * slots.stack + 2,  # a client asks for rows, and another for its place
+        max_restarts=-1,
+    )
+    hosts = [actor.remote(context) for _ in range(slots.places)]
+    # A client needs no core, which its host has; Ray wants it to need something.
+    return tune.with_resources(
+        tune.with_parameters(follow_trial, hosts=hosts), tune.PlacementGroupFactory([{"memory": CLIENT_MEMORY}])
+    )
 
 
 @contextmanager

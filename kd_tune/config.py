@@ -130,10 +130,13 @@ class ResourcesConfig(Model):
     Attributes:
         cpus_per_trial: whole cores; also its number of threads.
         gpus_per_trial: a fraction of one GPU, or whole GPUs.
+        stack: how many trials share what one would get, and are trained in one step where they can be; left out: as
+            many as pay, where the search's students can be trained so.
     """
 
     cpus_per_trial: Annotated[int, Field(ge=1)] = 1
     gpus_per_trial: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    stack: Annotated[int, Field(ge=1)] | None = None
 
     @field_validator("gpus_per_trial")
     @classmethod

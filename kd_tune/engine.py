@@ -103,6 +103,8 @@ def enrol(trial: Mapping[str, Any], data: TrialData, seed: int, order_seed: int 
         network = build_student(trial["student"], data.dataset)
         cost = multiply_adds(network, data.dataset.in_channels, data.dataset.image_size)
     network.to(data.device).to(memory_format=LAYOUT)
+    if isinstance(network, StartsFromImages):
+        network.initialise_from(data.first_images())
     optimizer = build_optimizer(trial["optimizer"], network)
     return Student(
         trial=trial,
@@ -148,9 +150,6 @@ def train(
 def advance(student: Student, data: TrialData) -> EpochRow:
     """A student's next epoch."""
     began = time.perf_counter()
-    first = student.epoch == 0
-    if first and isinstance(student.network, StartsFromImages):
-        student.network.initialise_from(data.first_images())
     with _seeded(derive_seed(student.seed, "epoch", student.epoch + 1), data.device):
         losses = _train_epoch(student, data)
     trained = time.perf_counter() - began

@@ -11,57 +11,100 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from kd_tune import __version__, checkpoint, teacher
 from kd_tune.catalog import build_objective, load_dataset
 from kd_tune.config import TrainingConfig
 from kd_tune.data import Dataset
-from kd_tune.engine import Student, train
+from kd_tune.engine import advance, enrol
 from kd_tune.errors import ConfigError
 from kd_tune.paths import read_json
 from kd_tune.records import Assignment, EpochRow, TeacherPlace, finite_or_none, none_to_nan
 from kd_tune.soft_targets import open_bank, read_fingerprint
 from kd_tune.trial_data import TrialData
 
+# A search may have several teachers, each with a bank; on a CPU they are mapped, on a GPU copied.
+MOST_DATA = 4
+
+
+class Training:
+    """A trial at its host: its student, the data that it learns from, and its checkpoints.
+
+    A trial that goes on has its checkpoint's own row again, marked `restored`: the process that was to report it may
+    have died in between.
+
+    Args:
+        assignment: the trial.
+
+    Attributes:
+        assignment: the trial.
+        data: images and soft targets on the device.
+        student: goes on from the newest checkpoint, if there is one.
+        restored: that checkpoint's row.
+
+    Raises:
+        ConfigError: data, bank or checkpoint are missing or damaged.
+    """
+
+    def __init__(self, assignment: Assignment) -> None:
+        self.assignment = assignment
+        self.data = _trial_data(
+            json.dumps(assignment.trial["dataset"], sort_keys=True),
+            assignment.source,
+            assignment.teacher,
+            TrainingConfig.model_validate(assignment.trial["training"]).views,
+            assignment.device,
+        )
+        self.student = enrol(assignment.trial, self.data, assignment.seed, assignment.order_seed)
+        self.restored: EpochRow | None = None
+        found = checkpoint.newest(Path(assignment.checkpoints))
+        if found is not None:
+            self.restored = _row_of(found)
+            checkpoint.load_weights(found / checkpoint.WEIGHTS, self.student.network)
+            checkpoint.load_state(found, self.student.optimizer)
+            self.student.epoch = self.restored.epoch
+        self._last = self.restored
+        self._last_saved = time.monotonic()
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is no epoch left to train."""
+        return (self._last is not None and self._last.diverged) or (
+            self.student.epoch >= self.student.training.num_epochs
+        )
+
+    def keep(self, row: EpochRow) -> None:
+        """Takes notice of an epoch that the student has done; writes a checkpoint if one is due."""
+        self._last = row
+        due = time.monotonic() - self._last_saved >= self.assignment.checkpoint_seconds
+        if not (due or row.diverged or row.epoch in self.assignment.checkpoint_epochs):
+            return
+        folder = Path(self.assignment.checkpoints) / f"epoch_{row.epoch:04d}"
+        description = describe_student(self.assignment, self.data.dataset, row)
+        checkpoint.save(folder, self.student.network, self.student.optimizer, description)
+        checkpoint.delete_older(folder)
+        self._last_saved = time.monotonic()
+
 
 def open_trial(assignment: Assignment) -> Iterator[EpochRow]:
-    """Trains a trial, from its newest checkpoint if it has one.
-
-    A trial that goes on first gives its checkpoint's own row again, marked `restored`: the process that was to report
-    it may have died in between.
+    """Trains a trial in this process, from its newest checkpoint if it has one.
 
     Raises:
         ConfigError: data, bank or checkpoint are missing or damaged.
     """
     if assignment.device == "cpu":
         torch.set_num_threads(assignment.threads)
-    data = _trial_data(
-        json.dumps(assignment.trial["dataset"], sort_keys=True),
-        assignment.source,
-        assignment.teacher,
-        TrainingConfig.model_validate(assignment.trial["training"]).views,
-        assignment.device,
-    )
-    resume = None
-    found = checkpoint.newest(Path(assignment.checkpoints))
-    if found is not None:
-        row = _row_of(found)
-        yield row
-        if row.diverged:
-            return
-        resume = (row.epoch, partial(_load, found))
-    last_saved = time.monotonic()
-    for row, student in train(assignment.trial, data, assignment.seed, resume):
-        due = time.monotonic() - last_saved >= assignment.checkpoint_seconds
-        if due or row.diverged or row.epoch in assignment.checkpoint_epochs:
-            _save(assignment, data.dataset, row, student)
-            last_saved = time.monotonic()
+    training = Training(assignment)
+    if training.restored is not None:
+        yield training.restored
+    while not training.ended:
+        row = advance(training.student, training.data)
+        training.keep(row)
         yield row
 
 
@@ -71,11 +114,11 @@ def _dataset(dataset_json: str, source: str | None) -> Dataset:
     return load_dataset(json.loads(dataset_json), None if source is None else Path(source))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=MOST_DATA)
 def _trial_data(
     dataset_json: str, source: str | None, place: TeacherPlace | None, views: int, device: str
 ) -> TrialData:
-    """Images and a teacher's answers on a device; kept likewise, until a trial has another teacher."""
+    """Images and a teacher's answers on a device; kept likewise."""
     dataset = _dataset(dataset_json, source)
     opened, live = None, None
     if place is not None and place.bank is not None:
@@ -100,6 +143,7 @@ def describe_student(assignment: Assignment, dataset: Dataset, row: EpochRow) ->
         "number": assignment.number,
         "arm": assignment.arm,
         "seed": assignment.seed,
+        "order_seed": assignment.order_seed,
         "trial": assignment.trial,
         "objective_version": build_objective(objective, dataset).version,
         "dataset": dataset.identity,
@@ -108,17 +152,6 @@ def describe_student(assignment: Assignment, dataset: Dataset, row: EpochRow) ->
         "normalisation": dataset.normalisation,
         "row": finite_or_none(asdict(row)),
     }
-
-
-def _save(assignment: Assignment, dataset: Dataset, row: EpochRow, student: Student) -> None:
-    folder = Path(assignment.checkpoints) / f"epoch_{row.epoch:04d}"
-    checkpoint.save(folder, student.network, student.optimizer, describe_student(assignment, dataset, row))
-    checkpoint.delete_older(folder)
-
-
-def _load(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    checkpoint.load_weights(folder / checkpoint.WEIGHTS, network)
-    checkpoint.load_state(folder, optimizer)
 
 
 def _row_of(folder: Path) -> EpochRow:

@@ -108,6 +108,7 @@ class TrialState:
         number: in the order of proposals, over all arms.
         arm: the arm that it belongs to.
         draw: its parameters by name.
+        repeat: trials of one repeat see the images in the same order and views; 0 for all of a search's own.
         stratum: the size of student that it competes with; 0 where a search has no strata.
         never_pruned: whether it is trained to the end whatever its rungs say, so that they can be judged by it.
         spared_at: the first epoch that would have pruned it, if it is never pruned.
@@ -122,6 +123,7 @@ class TrialState:
     number: int
     arm: str
     draw: dict[str, Any]
+    repeat: int = 0
     stratum: int = 0
     never_pruned: bool = False
     spared_at: int | None = None
@@ -194,6 +196,7 @@ class RunState:
                 event["trial"],
                 event["arm"],
                 event["draw"],
+                repeat=event.get("repeat", 0),
                 stratum=event.get("stratum", 0),
                 never_pruned=event.get("never_pruned", False),
                 after_opening=bool(self.test_openings),

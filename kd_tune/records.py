@@ -133,7 +133,8 @@ class Assignment:
         number: the trial's number in its run.
         arm: the arm that it belongs to.
         trial: the trial's config, every range filled.
-        seed: of the student's first weights, of the order of images and of views.
+        seed: of the student's first weights, and of what it draws in training.
+        order_seed: of the order of images and of views.
         checkpoints: folder that holds this trial's checkpoints, `epoch_0003` and so on.
         source: where the data lie; None: the usual place.
         teacher: where its answers are, if there is a teacher.
@@ -147,6 +148,7 @@ class Assignment:
     arm: str
     trial: dict[str, Any]
     seed: int
+    order_seed: int
     checkpoints: str
     source: str | None
     teacher: TeacherPlace | None

@@ -32,11 +32,13 @@ class Training:
         number: its trial's; its seed follows from it.
         group: that it belongs to.
         candidate: its place in the plan; None for one that is reported, whose configuration is the chosen one.
+        repeat: trainings of one repeat see the images in the same order, so that what this brings is common to them.
     """
 
     number: int
     group: Group
     candidate: int | None
+    repeat: int
 
 
 def num_choosing(num_seeds: int) -> int:
@@ -60,11 +62,11 @@ def trainings_of(plan: Plan) -> list[Training]:
 
     Numbers are given before anything is trained, so that a training's seed does not depend on who ended first.
     """
-    groups = groups_of(plan)
+    groups, choosing = groups_of(plan), num_choosing(plan.num_seeds)
     rivals = [(group, place) for group, places in groups.items() if len(places) > 1 for place in places]
-    to_choose = rivals * num_choosing(plan.num_seeds)
-    to_report = [(group, None) for group in groups] * plan.num_seeds
-    return [Training(number, group, place) for number, (group, place) in enumerate([*to_choose, *to_report])]
+    to_choose = [(group, place, repeat) for repeat in range(choosing) for group, place in rivals]
+    to_report = [(group, None, choosing + repeat) for repeat in range(plan.num_seeds) for group in groups]
+    return [Training(number, *what) for number, what in enumerate([*to_choose, *to_report])]
 
 
 def in_words(plan: Plan) -> str:
@@ -150,6 +152,7 @@ class RetrainingProposer:
             arm=candidate.arm,
             draw=candidate.draw,
             config=self._spaces[candidate.arm].fill(candidate.draw),
+            repeat=one.repeat,
             confirms=candidate.trial,
             purpose="report" if one.candidate is None else "choose",
         )

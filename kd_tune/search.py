@@ -43,7 +43,7 @@ from kd_tune.paths import read_record, written_whole
 from kd_tune.prepare import PreparedTeacher, prepare
 from kd_tune.records import TeacherPlace
 from kd_tune.scheduler import Referee, RunScheduler, replay_verdicts
-from kd_tune.search_checks import check, check_draws, resolved, students_by_size
+from kd_tune.search_checks import check, check_draws, resolved, stack_size, students_by_size
 from kd_tune.search_file import SearchFile, load_search_file
 from kd_tune.searcher import Proposer, RunSearcher, SearchProposer
 from kd_tune.space import Space
@@ -270,10 +270,14 @@ def run_trials(
             allowed=(user_code.allowed(), user_code.search_path()),
         )
         with cluster.connected(launch.address):
-            slots = cluster.num_slots(file.resources)
+            slots = cluster.Slots(
+                cluster.num_slots(file.resources), stack_size(file, spaces, proposes=retrainings is None)
+            )
             strata = run.state.strata or (students.edges() if students else ())
             quota = file.search.trials_by_arm()
-            run.record(records.STARTED, quota=quota, strata=strata, versions=versions(), slots=slots)
+            run.record(
+                records.STARTED, quota=quota, strata=strata, versions=versions(), slots=slots.places, stack=slots.stack
+            )
             if launch.extend:
                 run.record(records.EXTENDED, num_trials=launch.extend)
             _announce(run, file, referee, console)

@@ -80,7 +80,8 @@ class RunSearcher(Searcher):
         trial = self._to_continue.pop(0) if self._to_continue else self._proposer.propose()
         if trial is None:
             return None if self._run.state.num_missing() else Searcher.FINISHED  # None: Ray asks again
-        return {"number": trial.number, "arm": trial.arm, **trial.draw}
+        repeat = {"repeat": trial.repeat} if trial.repeat else {}  # what TensorBoard shows of a search's own is short
+        return {"number": trial.number, "arm": trial.arm, **repeat, **trial.draw}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: the scheduler records why a trial ended, and a callback what broke it."""

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from kd_tune.rows import Rows
+
 
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
     """All that an optimizer learns, in its order."""
@@ -23,30 +25,22 @@ def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
     return parameters
 
 
-def as_row(tensors: Sequence[Tensor]) -> Tensor:
-    """A copy of many tensors' numbers, one after the other: `[P]`."""
-    return torch.cat([tensor.detach().flatten() for tensor in tensors])
-
-
-def from_row(row: Tensor, tensors: Sequence[Tensor]) -> None:
-    """Writes numbers `[P]` back into the tensors that they came from."""
-    with torch.no_grad():
-        for tensor, piece in zip(tensors, row.split([tensor.numel() for tensor in tensors]), strict=True):
-            tensor.copy_(piece.view(tensor.shape))
-
-
 class StackedOptimizer:
     """What the stacked optimizers have in common.
 
     Args:
         optimizers: of every student, of one kind; each with one group of parameters.
+        rows: how these lie in a row.
     """
 
     names: ClassVar[tuple[str, ...]]  # of the state that a parameter has, of its own shape
 
-    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
+    def __init__(self, optimizers: Sequence[Optimizer], rows: Rows) -> None:
         self._optimizers = optimizers
-        self._state = {name: torch.stack([_state_row(one, name) for one in optimizers]) for name in self.names}
+        self._rows = rows
+        self._state = {
+            name: torch.stack([rows.pack(_state_of(one, name)) for one in optimizers]) for name in self.names
+        }
 
     def step(self, weights: Tensor, gradient: Tensor, rates: Tensor) -> None:
         """Changes the weights.
@@ -63,7 +57,7 @@ class StackedOptimizer:
         for place, optimizer in enumerate(self._optimizers):
             for name in self.names:
                 tensors = [torch.empty_like(parameter) for parameter in parameters_of(optimizer)]
-                from_row(self._state[name][place], tensors)
+                self._rows.unpack(self._state[name][place], tensors)
                 for parameter, tensor in zip(parameters_of(optimizer), tensors, strict=True):
                     optimizer.state[parameter][name] = tensor
 
@@ -74,10 +68,9 @@ class StackedOptimizer:
         return torch.tensor(numbers, dtype=torch.float32, device=self._state[self.names[0]].device).unsqueeze(1)
 
 
-def _state_row(optimizer: Optimizer, name: str) -> Tensor:
-    """One state of a student's optimizer, `[P]`; zeros before the first step, as torch begins."""
-    parameters = parameters_of(optimizer)
-    return as_row([optimizer.state[one].get(name, torch.zeros_like(one)) for one in parameters])
+def _state_of(optimizer: Optimizer, name: str) -> list[Tensor]:
+    """One state of an optimizer, for every parameter; zeros before the first step, as torch begins."""
+    return [optimizer.state[one].get(name, torch.zeros_like(one)) for one in parameters_of(optimizer)]
 
 
 class StackedSGD(StackedOptimizer):
@@ -85,8 +78,8 @@ class StackedSGD(StackedOptimizer):
 
     names = ("momentum_buffer",)
 
-    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
-        super().__init__(optimizers)
+    def __init__(self, optimizers: Sequence[Optimizer], rows: Rows) -> None:
+        super().__init__(optimizers, rows)
         self._momentum, self._weight_decay = self._column("momentum"), self._column("weight_decay")
 
     def step(self, weights: Tensor, gradient: Tensor, rates: Tensor) -> None:
@@ -101,8 +94,8 @@ class StackedAdamW(StackedOptimizer):
 
     names = ("exp_avg", "exp_avg_sq")
 
-    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
-        super().__init__(optimizers)
+    def __init__(self, optimizers: Sequence[Optimizer], rows: Rows) -> None:
+        super().__init__(optimizers, rows)
         self._first, self._second = self._column("betas", 0), self._column("betas", 1)
         self._weight_decay, self._epsilon = self._column("weight_decay"), self._column("eps")
         self._steps = torch.tensor([_steps(one) for one in optimizers], device=self._first.device).unsqueeze(1)

@@ -166,6 +166,7 @@ def _train(work: Path, trial: Mapping[str, Any], source: Path | None, console: C
         arm="teacher",
         trial=dict(trial),
         seed=TEACHER_SEED,
+        order_seed=TEACHER_SEED,
         checkpoints=str(work),
         source=None if source is None else str(source),
         teacher=None,

@@ -1,4 +1,8 @@
-"""Ray's view of a trial: it asks a host for epochs and reports them. Loads no torch by itself."""
+"""Ray's view of a trial: it asks a host for epochs and reports them. Loads no torch by itself.
+
+The host is in the trial's own process, or an actor that holds a device and trains many trials; a trial is a light
+client then (`kd_tune.client`).
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,10 @@ from ray import tune
 
 from kd_tune.ledger import checkpoints_of
 from kd_tune.ranges import branch_name
-from kd_tune.records import Assignment, TeacherPlace, derive_seed
+from kd_tune.records import Assignment, EpochRow, TeacherPlace, derive_seed
 from kd_tune.space import Space
 
-_OURS = ("number", "arm")
+_OURS = ("number", "arm", "repeat")
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class RunContext:
             arm=arm,
             trial=trial,
             seed=derive_seed(self.seed, "trial", number),
+            order_seed=derive_seed(self.seed, "order", config.get("repeat", 0)),
             checkpoints=str(checkpoints_of(Path(self.folder), number)),
             source=self.source,
             teacher=self.teachers[branch_name(trial["teacher"])] if "teacher" in trial else None,
@@ -72,3 +77,35 @@ def train_trial(config: dict[str, Any], context: RunContext) -> None:
     device = "cuda" if ray.get_gpu_ids() else "cpu"
     for row in host.open_trial(context.assignment(config, device)):
         tune.report(row.to_metrics() | {"timesteps_total": row.epoch})
+
+
+class Host:
+    """The actor that a stacked host lives in.
+
+    Args:
+        context: of the run.
+    """
+
+    def __init__(self, context: RunContext) -> None:
+        from kd_tune import stacked_host, user_code
+
+        user_code.allow(*context.allowed)
+        self._context = context
+        self._device = "cuda" if ray.get_gpu_ids() else "cpu"
+        self._host = stacked_host.StackedHost(context.threads)
+
+    def open(self, config: Mapping[str, Any]) -> None:
+        """Takes in the trial that a proposal stands for."""
+        self._host.open(self._context.assignment(config, self._device))
+
+    def rows(self, number: int, answered: int) -> list[EpochRow]:
+        """See `StackedHost.rows`."""
+        return self._host.rows(number, answered)
+
+    def leave(self, number: int) -> None:
+        """See `StackedHost.leave`."""
+        self._host.leave(number)
+
+    def num_residents(self) -> int:
+        """See `StackedHost.num_residents`."""
+        return self._host.num_residents()

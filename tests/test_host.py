@@ -36,6 +36,7 @@ def assignment(tmp_path: Path, toy_npz: Path, bank_folder: Path) -> Callable[...
             arm="distil",
             trial=config,
             seed=5,
+            order_seed=5,
             checkpoints=str(tmp_path / name),
             source=str(toy_npz),
             teacher=TeacherPlace(bank=str(bank_folder)) if needs_bank else None,

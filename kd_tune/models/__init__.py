@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from kd_tune.models.compact import compact, digits
@@ -33,11 +34,17 @@ class StartsFromImages(Protocol):
 class Stackable(Protocol):
     """A network of which many can be trained in one step: it draws nothing at random, and learns by gradients alone."""
 
+    def stack_shapes(self, device: torch.device) -> dict[str, torch.Size]:
+        """What its parameters are padded to with zeros in a stack, by name; none where a stack does not pay.
+
+        The zeros must change neither answers nor gradients, and must have no gradient themselves.
+        """
+
     def forward_stack(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
-        """What K networks of this shape answer.
+        """What K networks answer.
 
         Args:
-            weights: `[K, ...]` by parameter name; the module's own are not used.
+            weights: `[K, ...]` by parameter name, padded; the module's own are not used.
             images: `[B, C, H, W]`, which all of them see, or `[K, B, C, H, W]`, each its own.
 
         Returns:

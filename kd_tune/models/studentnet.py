@@ -15,6 +15,10 @@ from kd_tune.models.sizes import check_size
 KERNEL = 5
 SMALLEST = 16  # pixels a side: one is left after both poolings
 
+# CPUs compute 16 channels as fast as 6, so narrow students cost a stack of this width no more than they would cost by
+# themselves; wider ones, which fill a CPU's vectors, are trained faster one by one (`benchmarks/stacked.md`).
+WIDEST_ON_CPU = 1.0
+
 
 class StudentNet(nn.Module):
     """conv 5x5, ReLU, pool 2; conv 5x5, ReLU, pool 2; linear, ReLU; linear, ReLU; linear.
@@ -38,6 +42,7 @@ class StudentNet(nn.Module):
     ) -> None:
         super().__init__()
         check_size("studentnet", image_size, SMALLEST)
+        self._images = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
         side = _after_pool(_after_pool(image_size))
         c1, c2, f1, f2 = (max(1, round(units * width)) for units in (6, 16, 120, 84))
         self.conv1 = nn.Conv2d(in_channels, c1, KERNEL)
@@ -57,6 +62,14 @@ class StudentNet(nn.Module):
         logits: Tensor = self.fc3(hidden)
         return logits
 
+    def stack_shapes(self, device: torch.device) -> dict[str, torch.Size]:
+        """What parameters are padded to in a stack (`models.Stackable`)."""
+        if device.type != "cpu":
+            return _shapes(self)
+        with torch.device("meta"):
+            widest = StudentNet(**self._images, width=WIDEST_ON_CPU)
+        return _shapes(widest) if self.conv1.out_channels <= widest.conv1.out_channels else {}
+
     def forward_stack(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
         """The same for K students at once (`models.Stackable`), who lie side by side as groups of channels.
 
@@ -74,6 +87,10 @@ class StudentNet(nn.Module):
             hidden = torch.baddbmm(weights[f"{name}.bias"][:, None], hidden, weights[f"{name}.weight"].transpose(1, 2))
             hidden = hidden if name == "fc3" else self.relu(hidden)
         return hidden
+
+
+def _shapes(network: nn.Module) -> dict[str, torch.Size]:
+    return {name: parameter.shape for name, parameter in network.named_parameters()}
 
 
 def _after_pool(side: int) -> int:

@@ -1,0 +1,194 @@
+"""A host that holds a device and trains many resident trials on it, in stacks: a plain class with a thread.
+
+Trials come (`open`), ask for their rows (`rows`) and go (`leave`); meanwhile the thread trains whoever can go on:
+
+- the least advanced first, so that trials which survived a rung wait for each other there and go on together;
+- with all those whose next epoch shows the same images, as one stack; on a GPU with all of its kind, whatever epoch;
+- no trial beyond an epoch after which it may be stopped (those with a checkpoint) before its client has asked for the
+  row after, for until then nobody knows whether it goes on. Other epochs are trained ahead of the question.
+
+Shapes: none; `stack` knows them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from kd_tune.engine import advance
+from kd_tune.host import Training
+from kd_tune.records import Assignment, EpochRow
+from kd_tune.stack import advance_together, images_of, kind_of
+
+
+@dataclass
+class _Resident:
+    """A trial at the host.
+
+    Attributes:
+        assignment: the trial.
+        training: made by the host's thread.
+        rows: trained, and not fetched yet.
+        answered: the last epoch after which its client asked for more.
+        ended: whether `rows` holds all that will come.
+        error: what broke it.
+    """
+
+    assignment: Assignment
+    training: Training | None = None
+    rows: list[EpochRow] = field(default_factory=list)
+    answered: int = 0
+    ended: bool = False
+    error: Exception | None = None
+
+    @property
+    def epoch(self) -> int:
+        return 0 if self.training is None else self.training.student.epoch
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether its next epoch is wanted, as far as anybody can know."""
+        open_questions = (epoch for epoch in self.assignment.checkpoint_epochs if self.answered < epoch <= self.epoch)
+        return not self.ended and not any(open_questions)
+
+
+class StackedHost:
+    """Trains resident trials until the process ends.
+
+    Args:
+        threads: on a CPU.
+    """
+
+    def __init__(self, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._residents: dict[int, _Resident] = {}
+        self._changed = threading.Condition()
+        threading.Thread(target=self._train_for_ever, name="stack", daemon=True).start()
+
+    def num_residents(self) -> int:
+        """Trials that are here now."""
+        with self._changed:
+            return len(self._residents)
+
+    def open(self, assignment: Assignment) -> None:
+        """Takes a trial in; one of the same number, whose client must have died, is forgotten."""
+        with self._changed:
+            self._residents[assignment.number] = _Resident(assignment)
+            self._changed.notify_all()
+
+    def rows(self, number: int, answered: int) -> list[EpochRow]:
+        """Waits for a trial's next epochs.
+
+        Args:
+            number: the trial's.
+            answered: the last epoch that the client has reported without being stopped; 0 at first.
+
+        Returns:
+            At least one row; none if the trial has ended.
+
+        Raises:
+            ConfigError: data, bank or checkpoint are missing or damaged.
+            Exception: whatever else broke the trial.
+        """
+        with self._changed:
+            resident = self._residents[number]
+            resident.answered = answered
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: resident.rows or resident.ended)
+            if not resident.rows and resident.error is not None:
+                raise resident.error
+            rows, resident.rows = resident.rows, []
+            return rows
+
+    def leave(self, number: int) -> None:
+        """Forgets a trial; its checkpoints stay."""
+        with self._changed:
+            self._residents.pop(number, None)
+
+    def _train_for_ever(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: any(one.can_go_on for one in self._residents.values()))
+                residents = [one for one in self._residents.values() if one.can_go_on]
+            if any(one.training is None for one in residents):
+                self._admit([one for one in residents if one.training is None])
+            else:
+                self._train(next_stack(residents))
+
+    def _admit(self, residents: Iterable[_Resident]) -> None:
+        """Makes newcomers' students; those that go on have their checkpoint's row at once."""
+        for resident in residents:
+            try:
+                training = Training(resident.assignment)
+            except Exception as caught:
+                self._end(resident, caught)
+                continue
+            with self._changed:
+                resident.training = training
+                resident.rows += [] if training.restored is None else [training.restored]
+                resident.ended = training.ended
+                self._changed.notify_all()
+
+    def _train(self, residents: Sequence[_Resident]) -> None:
+        """An epoch of some residents that can be trained together, or of one."""
+        trainings = [one.training for one in residents if one.training is not None]
+        try:
+            rows = _advance(trainings)
+        except Exception as caught:
+            if len(residents) == 1:
+                self._end(residents[0], caught)
+            else:  # one of them broke it: by itself, it will say so
+                for resident in residents:
+                    self._train([resident])
+            return
+        for resident, training, row in zip(residents, trainings, rows, strict=True):
+            self._give_out(resident, training, row)
+
+    def _give_out(self, resident: _Resident, training: Training, row: EpochRow) -> None:
+        """Lets a resident's client have a row, when its checkpoint is written."""
+        try:
+            training.keep(row)
+        except Exception as caught:
+            self._end(resident, caught)
+            return
+        with self._changed:
+            resident.rows.append(row)
+            resident.ended = training.ended
+            self._changed.notify_all()
+
+    def _end(self, resident: _Resident, error: Exception) -> None:
+        """What broke a trial is raised by its client."""
+        with self._changed:
+            resident.error, resident.ended = error, True
+            self._changed.notify_all()
+
+
+def _advance(trainings: Sequence[Training]) -> list[EpochRow]:
+    """The next epoch of trainings that can share a step, or of one that cannot."""
+    first = trainings[0]
+    if kind_of(first.student, first.data) is None:
+        return [advance(first.student, first.data)]
+    return advance_together([one.student for one in trainings], first.data)
+
+
+def next_stack(residents: Sequence[_Resident]) -> list[_Resident]:
+    """Those of some residents that are trained next: the least advanced, and all that can share its step."""
+    groups: dict[Hashable, list[_Resident]] = defaultdict(list)
+    for resident in residents:
+        groups[_group_of(resident)].append(resident)
+    return min(groups.values(), key=lambda group: min(one.epoch for one in group))
+
+
+def _group_of(resident: _Resident) -> Hashable:
+    """Equal for residents that can be trained in one step, and are faster so."""
+    assert resident.training is not None
+    student, data = resident.training.student, resident.training.data
+    kind = kind_of(student, data)
+    if kind is None:
+        return resident.assignment.number
+    # On a CPU students with images of their own are slower together than one by one.
+    return id(data), kind, images_of(student) if data.device.type == "cpu" else None
