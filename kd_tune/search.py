@@ -281,7 +281,7 @@ def run_trials(
             if launch.extend:
                 run.record(records.EXTENDED, num_trials=launch.extend)
             _announce(run, file, referee, console)
-            with watching(console, run.state, num_epochs) as watch:
+            with watching(console, run.state, num_epochs, prunes=bool(referee.epochs)) as watch:
                 run.listeners += [watch] if retrainings else [_CheckpointKeeper(run.folder), watch]
                 with suppress(KeyboardInterrupt):  # recorded as a pause, like one that Tune took notice of
                     proposer = retrainings or SearchProposer(run, spaces, file.search, students)

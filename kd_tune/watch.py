@@ -67,9 +67,9 @@ def progress(console: Console, title: str) -> Iterator[Advance]:
 
 
 @contextmanager
-def watching(console: Console, state: RunState, num_epochs: int) -> Iterator[Watch]:
+def watching(console: Console, state: RunState, num_epochs: int, prunes: bool) -> Iterator[Watch]:
     """A watch over a search; on a terminal it holds a live table."""
-    watch = Watch(console, state, num_epochs)
+    watch = Watch(console, state, num_epochs, prunes)
     if not console.is_terminal:
         yield watch
         return
@@ -84,12 +84,14 @@ class Watch:
         console: where to show them.
         state: the run's, live.
         num_epochs: of a whole trial.
+        prunes: whether trials may end before.
     """
 
-    def __init__(self, console: Console, state: RunState, num_epochs: int) -> None:
+    def __init__(self, console: Console, state: RunState, num_epochs: int, prunes: bool) -> None:
         self._console = console
         self._state = state
         self._num_epochs = num_epochs
+        self._prunes = prunes
         self._began = time.monotonic()
         self._epochs_here = 0
         self._shown = self._began
@@ -111,7 +113,7 @@ class Watch:
         """Seconds to the end, from this launch's speed and the length of the trials that ended so far."""
         if not self._epochs_here:
             return None
-        left = epochs_left(self._state, self._num_epochs)
+        left = epochs_left(self._state, self._num_epochs, self._prunes)
         return left * (time.monotonic() - self._began) / self._epochs_here
 
     def render(self) -> RenderableType:
@@ -181,18 +183,19 @@ class Watch:
         )
 
 
-def epochs_left(state: RunState, num_epochs: int) -> float:
+def epochs_left(state: RunState, num_epochs: int, prunes: bool) -> float:
     """Epochs that a search still has to train, if trials to come are as long as those that ended.
 
     Args:
         state: the search's.
         num_epochs: of a whole trial.
+        prunes: whether trials may end before; while none has ended, half of a trial is taken for typical then.
     """
     left = 0.0
     for arm, quota in state.quota.items():
         trials = state.of_arm(arm)
         ended = [trial.epoch for trial in trials if trial.end is not None]
-        typical = sum(ended) / len(ended) if ended else num_epochs / 2
+        typical = sum(ended) / len(ended) if ended else num_epochs / (2 if prunes else 1)
         running = [trial.epoch for trial in trials if trial.end is None]
         # One that came further than most is trained to the end.
         left += sum((typical if epoch < typical else num_epochs) - epoch for epoch in running)

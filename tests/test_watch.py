@@ -24,4 +24,9 @@ def test_the_epochs_that_are_left_follow_from_the_trials_that_ended(
     trials = [TrialState(0, "distil", {}, rows={epoch: {}}, end="pruned") for epoch in ended]
     trials += [TrialState(0, "distil", {}, rows={epoch: {}}) for epoch in running]
     state = RunState(dict(enumerate(trials)), {"distil": 10})
-    assert epochs_left(state, 90) == expected
+    assert epochs_left(state, 90, prunes=True) == expected
+
+
+def test_where_nothing_is_pruned_a_trial_is_trained_to_the_end() -> None:
+    state = RunState({0: TrialState(0, "distil", {}, rows={30: {}})}, {"distil": 10})
+    assert epochs_left(state, 90, prunes=False) == 60 + 9 * 90

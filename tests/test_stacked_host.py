@@ -1,0 +1,228 @@
+"""A host of many trials, without Ray: each gets the rows that it would get by itself, and nobody waits in vain."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kd_tune import checkpoint, stacked_host
+from kd_tune.errors import ConfigError
+from kd_tune.host import Training, open_trial
+from kd_tune.records import Assignment, EpochRow, TeacherPlace
+from kd_tune.stacked_host import StackedHost
+from tests.training import HINTON, curve, numbers, trial
+
+EPOCHS = 5
+
+
+@pytest.fixture
+def assignment(tmp_path: Path, toy_npz: Path, bank_folder: Path) -> Callable[..., Assignment]:
+    """`assignment(number, **sections)`: a trial of the toy, which all see in the same order."""
+
+    def make(number: int, checkpoint_epochs: tuple[int, ...] = (), **sections: Any) -> Assignment:
+        return Assignment(
+            number=number,
+            arm="distil",
+            trial=trial(**({"objective": HINTON} | sections)),
+            seed=number,
+            order_seed=5,
+            checkpoints=str(tmp_path / str(number)),
+            source=str(toy_npz),
+            teacher=TeacherPlace(bank=str(bank_folder)),
+            checkpoint_epochs=checkpoint_epochs,
+        )
+
+    return make
+
+
+def follow(host: StackedHost, number: int, until: int | None = None) -> list[EpochRow]:
+    """What a client does: reports every row and asks for more, until the trial ends or is stopped after an epoch."""
+    found: list[EpochRow] = []
+    while rows := host.rows(number, found[-1].epoch if found else 0):
+        found += rows
+        if until is not None and found[-1].epoch >= until:
+            break
+    host.leave(number)
+    return found
+
+
+def follow_all(host: StackedHost, assignments: list[Assignment]) -> dict[int, list[EpochRow]]:
+    """Clients of their own for some trials, all at once."""
+    found: dict[int, list[EpochRow]] = {}
+    for one in assignments:
+        host.open(one)
+    clients = [
+        threading.Thread(target=lambda number=one.number: found.update({number: follow(host, number)}))
+        for one in assignments
+    ]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join(timeout=120)
+    return found
+
+
+def alone(one: Assignment, folder: Path) -> list[EpochRow]:
+    """A host of its own for one trial."""
+    host = StackedHost(threads=1)
+    host.open(replace(one, checkpoints=str(folder)))
+    return follow(host, one.number)
+
+
+def test_every_trial_gets_its_own_rows_bit_for_bit(assignment: Callable[..., Assignment], tmp_path: Path) -> None:
+    """Beside students of other widths, objectives and optimizers, and one that cannot be stacked."""
+    trials = [
+        assignment(0),
+        assignment(1, objective={"name": "cross_entropy"}),
+        assignment(2, student={"name": "studentnet", "width": 0.25}, checkpoint_epochs=(2,)),
+        assignment(3, optimizer={"name": "adamw", "lr": 0.003}),
+        assignment(4, student={"name": "digits"}, training={"num_epochs": 1}),
+    ]
+    found = follow_all(StackedHost(threads=1), trials)
+    for one in trials:
+        assert curve(found[one.number]) == curve(alone(one, tmp_path / "alone" / str(one.number)))
+
+
+def test_the_host_of_one_trial_and_the_ordinary_one_agree(
+    assignment: Callable[..., Assignment], tmp_path: Path
+) -> None:
+    """Within rounding; a trial may begin at one and go on at the other."""
+    one = assignment(0, checkpoint_epochs=(2,))
+    expected = list(open_trial(replace(one, checkpoints=str(tmp_path / "ordinary"))))
+    host = StackedHost(threads=1)
+    host.open(one)
+    begun = follow(host, 0, until=2)
+    rest = list(open_trial(one))
+    assert [row.epoch for row in begun] + [row.epoch for row in rest] == [1, 2, 2, 3, 4, 5]
+    assert rest[0].restored
+    for row, other in zip([*begun, *rest[1:]], expected, strict=True):
+        assert row.train_loss == pytest.approx(other.train_loss, rel=1e-4)
+
+
+def test_a_trial_that_goes_on_gives_its_checkpoints_row_and_the_others_bit_for_bit(
+    assignment: Callable[..., Assignment], tmp_path: Path
+) -> None:
+    expected = alone(assignment(0), tmp_path / "whole")
+    cut = assignment(0, checkpoint_epochs=(3,))
+    first = StackedHost(threads=1)
+    first.open(cut)
+    assert curve(follow(first, 0, until=3)) == curve(expected[:3])
+    second = StackedHost(threads=1)
+    rows = follow_all(second, [cut, assignment(1)])[0]
+    assert rows[0].restored
+    assert curve(rows) == curve(expected[2:])
+
+
+@pytest.fixture
+def host() -> StackedHost:
+    return StackedHost(threads=1)
+
+
+def trained(host: StackedHost, number: int) -> int:
+    """Epochs that a resident has done when the host has nothing to do."""
+    with host._changed:
+        assert host._changed.wait_for(lambda: not any(one.can_go_on for one in host._residents.values()), timeout=120)
+        return host._residents[number].epoch
+
+
+def test_nobody_is_trained_beyond_an_epoch_that_may_be_its_last(
+    host: StackedHost, assignment: Callable[..., Assignment]
+) -> None:
+    """Until its client asks for more; before such an epoch the host does not wait for questions."""
+    host.open(assignment(0, checkpoint_epochs=(3, EPOCHS)))
+    assert trained(host, 0) == 3
+    assert [row.epoch for row in host.rows(0, answered=0)] == [1, 2, 3]
+    assert trained(host, 0) == 3
+    assert host.rows(0, answered=3)[0].epoch == 4
+    assert trained(host, 0) == EPOCHS
+
+
+def test_who_survived_waits_for_those_behind_and_goes_on_with_them(
+    host: StackedHost, assignment: Callable[..., Assignment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    advance_together = stacked_host.advance_together
+    monkeypatch.setattr(
+        stacked_host, "advance_together", lambda *stack: (sizes.append(len(stack[0])), advance_together(*stack))[1]
+    )
+    ahead, behind = assignment(0, checkpoint_epochs=(1,)), assignment(1, checkpoint_epochs=(1,))
+    host.open(ahead)
+    assert trained(host, 0) == 1
+    host.open(behind)  # and its client asks before that of the first has its answer
+    assert trained(host, 1) == 1
+    sizes.clear()
+    with host._changed:
+        host._residents[0].answered = host._residents[1].answered = 1
+        host._changed.notify_all()
+    assert (trained(host, 0), trained(host, 1)) == (EPOCHS, EPOCHS)
+    assert sizes == [2] * (EPOCHS - 1)
+
+
+def test_the_last_row_is_given_out_before_the_trial_has_ended(
+    host: StackedHost, assignment: Callable[..., Assignment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that asks while the last checkpoint is being written still gets it."""
+    keep = Training.keep
+    monkeypatch.setattr(Training, "keep", lambda self, row: (time.sleep(0.2), keep(self, row))[1])
+    host.open(assignment(0))
+    assert [row.epoch for row in follow(host, 0)] == list(range(1, EPOCHS + 1))
+
+
+def test_what_breaks_a_trial_is_told_to_its_own_client_and_the_others_go_on(
+    host: StackedHost, assignment: Callable[..., Assignment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint that cannot be read, and a disk that is full for one of two in a stack."""
+    keep = Training.keep
+
+    def full(self: Training, row: EpochRow) -> None:
+        if self.assignment.number == 1 and row.epoch == 2:
+            raise OSError("No space left on device")
+        keep(self, row)
+
+    monkeypatch.setattr(Training, "keep", full)
+    damaged = assignment(2)
+    (Path(damaged.checkpoints) / "epoch_0001").mkdir(parents=True)
+    for one in (assignment(0), assignment(1), damaged):
+        host.open(one)
+    with pytest.raises(ConfigError, match=checkpoint.TRIAL):
+        follow(host, 2)
+    with pytest.raises(OSError, match="No space left"):
+        follow(host, 1)
+    assert len(follow(host, 0)) == EPOCHS
+
+
+def test_a_trial_that_breaks_its_stack_ends_and_its_neighbour_goes_on(
+    host: StackedHost, assignment: Callable[..., Assignment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advance_together = stacked_host.advance_together
+
+    def break_down(students: Any, data: Any) -> list[EpochRow]:
+        if any(one.seed == 1 for one in students):
+            raise RuntimeError("out of memory")
+        return advance_together(students, data)
+
+    monkeypatch.setattr(stacked_host, "advance_together", break_down)
+    found: dict[int, Any] = {}
+    host.open(assignment(0))
+    host.open(assignment(1))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        follow(host, 1)
+    found[0] = follow(host, 0)
+    assert len(found[0]) == EPOCHS
+
+
+def test_slots_come_back_and_a_number_that_comes_again_starts_again(
+    host: StackedHost, assignment: Callable[..., Assignment]
+) -> None:
+    host.open(assignment(0))
+    assert host.num_residents() == 1
+    first = host.rows(0, answered=0)[0]
+    host.open(assignment(0))  # its client died, and Ray started another
+    assert numbers(follow(host, 0)[0]) == numbers(first)
+    assert host.num_residents() == 0
