@@ -20,6 +20,7 @@ Outcome = tuple[float, int, float]  # width, epochs, last validation accuracy
 SPACE = Space(
     {
         "student": {"name": "studentnet", "width": Choice(options=[0.25, 0.5, 1.0])},
+        "objective": {"name": "cross_entropy"},
         "optimizer": {"name": "sgd", "lr": FloatRange(bounds=[0.0, 1.0])},
     }
 )
@@ -85,6 +86,7 @@ def toy_confirmation() -> Confirmation:
                     test_accuracies=[mean - 0.002, mean + 0.002],
                     low=mean - 0.006,
                     high=mean + 0.005,
+                    moved=False,
                     search_trials=8,
                     search_maximum=mean + 0.015,
                     search_shrunken=None if arm == "label_smoothing" else mean + 0.007,
