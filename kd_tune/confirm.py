@@ -23,7 +23,7 @@ from typing import Any
 
 from rich.console import Console
 
-from kd_tune import candidates, confirmation
+from kd_tune import candidates, confirmation, records
 from kd_tune.config import ArmConfig, SamplerConfig, SchedulerConfig, SearchConfig
 from kd_tune.confirm_figures import Chosen, collect, common_teacher, make_figures
 from kd_tune.confirmation import Confirmation, Plan
@@ -44,6 +44,10 @@ from kd_tune.strict_yaml import dump_yaml
 
 class NothingUsable(ConfigError):  # noqa: N818 - it says what is the case
     """No trial, or no retraining, gave a figure."""
+
+
+class TrainingsFailed(ConfigError):  # noqa: N818 - likewise
+    """Something broke trainings, which says nothing about what they trained; the same command trains them again."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,8 @@ def confirm(folder: Path, request: Request, launch: Launch, console: Console) ->
         What was found; None if trainings are left, because it was interrupted or out of time.
 
     Raises:
-        NothingUsable: there is no figure to confirm, or no training came to its end.
+        NothingUsable: there is no figure to confirm, or no student came through with every seed.
+        TrainingsFailed: errors ended some trainings, so the test set stays shut.
         ConfigError: the search has not ended, was confirmed before, or a confirmation of another kind was begun.
     """
     check_request(request)
@@ -115,13 +120,11 @@ def confirm(folder: Path, request: Request, launch: Launch, console: Console) ->
         _check_plan(folder, plan, run.state, selection)
         _begin(place, plan, found)
         state = replay(place)
-        if not _has_ended(state):
+        if state.failed() or not _has_ended(state):
             state = _train(place, plan, found, launch, console)
         if not _has_ended(state):
             return None
-        chosen, left_out = collect(plan, state)
-        if not chosen:
-            raise NothingUsable(f"{place}: the test set stays shut; left out: {'; '.join(left_out)}")
+        chosen, left_out = _collect(place, plan, state)
         name = common_teacher(chosen, found.spaces)
         beside = (name, found.networks[name]) if name in found.networks else None
         answers = open_test_set(run, place, chosen, found.dataset, beside, request.command(folder))
@@ -161,7 +164,7 @@ def confirmation_number(folder: Path, openings: list[Event], again: bool) -> int
         return 1
     place = confirmation.folder_of(folder, number)
     begun, seen = (place / PLAN).exists(), place.name in opened
-    if begun and not (place / confirmation.FIGURES).exists() and not (again and seen):
+    if begun and not (place / confirmation.FIGURES).exists() and not (again and (seen or _came_to_nothing(place))):
         if again:
             raise ConfigError(f"{place}: was begun and has not opened the test set; go on with it, without --again")
         return number
@@ -171,6 +174,12 @@ def confirmation_number(folder: Path, openings: list[Event], again: bool) -> int
             "--again trains on fresh seeds, opens it once more, and every report says so"
         )
     return number + 1
+
+
+def _came_to_nothing(place: Path) -> bool:
+    """Whether a confirmation has trained everything, and no student came through."""
+    plan, state = read_record(place / PLAN, Plan), replay(place)
+    return _has_ended(state) and not state.failed() and not collect(plan, state)[0]
 
 
 def retraining_file(file: SearchFile, plan: Plan) -> SearchFile:
@@ -237,6 +246,26 @@ def _begin(place: Path, plan: Plan, found: Found) -> None:
         write_json(temporary / PLAN, plan.model_dump())
 
 
+def _collect(place: Path, plan: Plan, state: RunState) -> tuple[list[Chosen], list[str]]:
+    """What was chosen and what is left out, if the test set may be opened for it (`confirm_figures.collect`).
+
+    A training that diverged is a result. One that failed, for want of disk or memory, is none: opened without it, the
+    test set would be opened for another comparison than was planned, or have to be opened again.
+    """
+    if failed := state.failed():
+        raise TrainingsFailed(
+            f"{place}: the test set stays shut, because {len(failed)} of {len(state.trials)} trainings failed, the "
+            f"last with: {failed[-1].error}. Mend that and give the same command: it trains them again, on their seeds"
+        )
+    chosen, left_out = collect(plan, state)
+    if not chosen:
+        raise NothingUsable(
+            f"{place}: the test set stays shut; left out: {'; '.join(left_out)}. With --again a new confirmation trains "
+            "on other seeds; a larger --top lets more configurations compete"
+        )
+    return chosen, left_out
+
+
 def _has_ended(state: RunState) -> bool:
     """Whether nothing of a confirmation is left to train; how much there is, a run knows from its first launch on."""
     return bool(state.launches) and not (state.unfinished() or state.num_missing())
@@ -248,6 +277,10 @@ def _train(place: Path, plan: Plan, found: Found, launch: Launch, console: Conso
     console.print(in_words(plan))
     try:
         run = Run(place)
+        if failed := run.state.failed():
+            console.print(f"{len(failed)} trainings failed and are trained again; the last with: {failed[-1].error}")
+            numbers = [trial.number for trial in failed]
+            run.record(records.REOPENED, trials=numbers, quota=trainings_by_arm(plan))
         proposer = RetrainingProposer(run, plan, found.spaces)
         return run_trials(run, file, found.spaces, found.teachers, launch, console, retrainings=proposer)
     except BaseException:

@@ -301,7 +301,8 @@ def _effort(arm: ConfirmedArm, confirmation: Confirmation) -> Iterator[str]:
     most = max((one for one in confirmation.arms if one.student == arm.student), key=lambda one: one.search_trials)
     own, model = arm.search_trials, arm.model
     if not own:
-        yield f"{arm.student}: the search has no trial of {model} with it, so its best of other students were moved to it"
+        lacking = f"the search has no trial of {model} with it"
+        yield f"{arm.student}: {lacking}, so its best of other students were moved to it"
     elif FEW * own <= most.search_trials:
         counts = f"{own} trials of {model} with it, but {most.search_trials} of {most.model}"
         yield f"{arm.student}: the search has {counts}, so {model} was tuned less there"

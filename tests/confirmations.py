@@ -126,7 +126,7 @@ def toy_confirmation() -> Confirmation:
 def begin(run: Path, number: int, complete: bool = False) -> Path:
     """A confirmation's folder in a run's, begun or completed."""
     place = confirmation.folder_of(run, number)
-    place.mkdir(parents=True)
+    (place / "ledger").mkdir(parents=True)
     write_json(place / confirmation.PLAN, toy_plan(candidate("distil", 0)).model_dump())
     if complete:
         write_json(place / confirmation.FIGURES, toy_confirmation().model_dump())

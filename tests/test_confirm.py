@@ -88,6 +88,38 @@ def test_what_was_begun_is_gone_on_with_before_another_is_begun(tmp_path: Path) 
         confirmation_number(tmp_path, [], again=True)
 
 
+@pytest.mark.parametrize(("end", "expected"), [("diverged", 2), ("failed", None), ("completed", None), (None, None)])
+def test_again_leads_out_of_a_confirmation_of_which_no_student_came_through(
+    tmp_path: Path, end: str | None, expected: int | None
+) -> None:
+    """Divergence is a result that no launch changes; what failed is trained again, and what came through is asked."""
+    run = Run(begin(tmp_path, 1))
+    run.record("started", quota={"distil": 3})
+    for number in range(3):
+        run.record("proposed", trial=number, arm="distil", draw={})
+        if end:
+            run.record("epoch", trial=number, attempt=0, epoch=1, val_accuracy=0.5)
+            run.record("stopped", trial=number, reason=end)
+    run.close()
+    assert confirmation_number(tmp_path, [], again=False) == 1
+    if expected:
+        assert confirmation_number(tmp_path, [], again=True) == expected
+        return
+    with pytest.raises(ConfigError, match="go on with it, without --again"):
+        confirmation_number(tmp_path, [], again=True)
+
+
+def test_the_test_set_stays_shut_while_a_training_has_failed(tmp_path: Path) -> None:
+    plan = toy_plan(candidate("distil", 0), candidate("cross_entropy", 1), num_seeds=2)
+    state = search_state(distil=[(0.5, 6, 0.9)] * 4)
+    assert len(confirm._collect(tmp_path, plan, state)[0]) == 2
+    state.trials[1].end, state.trials[1].error = "failed", "No space left on device"
+    with pytest.raises(
+        confirm.TrainingsFailed, match="1 of 4 trainings failed, the last with: No space left on device"
+    ):
+        confirm._collect(tmp_path, plan, state)
+
+
 # What is refused before anything is trained.
 
 
@@ -166,11 +198,23 @@ def search_run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     )
 
 
+def break_one(place: Path) -> None:
+    """As a full disk would: its first training that has not ended."""
+    retrainings = Run(place)
+    plan = read_record(place / confirmation.PLAN, Plan)
+    proposer = RetrainingProposer(retrainings, plan, dict.fromkeys(retrainings.state.quota, ANYTHING))
+    trial = next(iter(retrainings.state.unfinished()), None) or proposer.propose()
+    assert trial is not None
+    retrainings.record("stopped", trial=trial.number, reason="failed", error="No space left on device")
+    retrainings.close()
+
+
 @pytest.fixture(scope="module")
 def confirmed(search_run: Path, ray_cluster: None) -> Confirmation:
-    """The search's confirmation, out of time at first, then gone on with."""
+    """The search's confirmation, out of time and of disk at first, then gone on with."""
     assert confirm.confirm(search_run, REQUEST, Launch(time_budget=0.01), QUIET) is None
     assert replay(search_run).test_openings == []
+    break_one(search_run / "confirmation")
     found = confirm.confirm(search_run, REQUEST, Launch(), QUIET)
     assert found is not None
     return found
@@ -192,10 +236,12 @@ def test_where_distillation_has_no_figure_the_test_set_stays_shut(
             retrainings.record("stopped", trial=trial.number, reason=reason)
     retrainings.close()
     with pytest.raises(
-        confirm.NothingUsable, match=r"the test set stays shut; left out: .*distil has no configuration"
+        confirm.NothingUsable,
+        match=r"the test set stays shut; left out: .*distil has no configuration.* With --again a",
     ):
         confirm.confirm(run, REQUEST, Launch(), QUIET)
     assert replay(run).test_openings == []
+    assert confirmation_number(run, [], again=True) == 2
 
 
 def test_everything_is_trained_to_the_end_on_fresh_seeds_in_two_launches(
@@ -228,6 +274,14 @@ def test_what_is_reported_is_the_best_by_trainings_that_are_not(search_run: Path
         assert [len(values) for values in means.values()] in ([], [2, 2])
         assert not means or max(means, key=lambda trial: sum(means[trial])) == arm.trial
     assert {event["purpose"] for event in proposed} == {"choose", "report"}
+
+
+def test_what_failed_was_trained_again_under_its_number(search_run: Path, confirmed: Confirmation) -> None:
+    events = list(read_events(search_run / "confirmation"))
+    (number,) = [event["trial"] for event in events if event.get("reason") == "failed"]
+    (reopened,) = [event for event in events if event["event"] == "reopened"]
+    assert reopened["trials"] == [number]
+    assert replay(search_run / "confirmation").trials[number].end == "completed"
 
 
 def test_the_opening_is_recorded_with_the_students_that_it_is_for(search_run: Path, confirmed: Confirmation) -> None:

@@ -141,12 +141,7 @@ def test_an_arm_that_the_search_never_had_at_the_student_has_empty_cells() -> No
     [
         (8, []),
         (3, []),
-        (
-            2,
-            [
-                "the search has 2 trials of cross_entropy with it, but 8 of distil, so cross_entropy was tuned less there"
-            ],
-        ),
+        (2, ["2 trials of cross_entropy with it, but 8 of distil, so cross_entropy was tuned less there"]),
     ],
 )
 def test_a_control_that_was_tuned_far_less_than_its_rival_is_said_to_be(trials: int, expected: list[str]) -> None:
@@ -154,7 +149,7 @@ def test_a_control_that_was_tuned_far_less_than_its_rival_is_said_to_be(trials: 
     found = toy_confirmation()
     found.arms[1] = found.arms[1].model_copy(update={"search_trials": trials})
     said = [line for line in confirmation.findings(found) if "tuned less" in line]
-    assert [line.removeprefix("studentnet width=0.5: ") for line in said] == expected
+    assert [line.removeprefix("studentnet width=0.5: the search has ") for line in said] == expected
 
 
 def test_a_configuration_that_another_student_lent_is_said_to_be_one() -> None:
