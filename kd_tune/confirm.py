@@ -29,7 +29,7 @@ from kd_tune.confirm_figures import Chosen, collect, common_teacher, make_figure
 from kd_tune.confirmation import Confirmation, Plan
 from kd_tune.errors import ConfigError
 from kd_tune.export import Exported, export_students
-from kd_tune.ledger import PLAN, Event, Run, RunState, replay
+from kd_tune.ledger import PLAN, Event, Run, RunState, refuse_confirmation, replay
 from kd_tune.manifest import hardware, versions
 from kd_tune.opening import checkpoint_of, open_test_set
 from kd_tune.paths import read_record, write_json, written_whole
@@ -103,10 +103,7 @@ def confirm(folder: Path, request: Request, launch: Launch, console: Console) ->
         ConfigError: the search has not ended, was confirmed before, or a confirmation of another kind was begun.
     """
     check_request(request)
-    if (folder / PLAN).exists():
-        raise ConfigError(
-            f"{folder}: this is a confirmation; confirm the search itself: kd-tune confirm {folder.parent}"
-        )
+    refuse_confirmation(folder, "confirm the search itself: kd-tune confirm")
     with closing(Run(folder)) as run:
         _check_ended(run)
         number = confirmation_number(folder, run.state.test_openings, request.again)
@@ -260,8 +257,8 @@ def _collect(place: Path, plan: Plan, state: RunState) -> tuple[list[Chosen], li
     chosen, left_out = collect(plan, state)
     if not chosen:
         raise NothingUsable(
-            f"{place}: the test set stays shut; left out: {'; '.join(left_out)}. With --again a new confirmation trains "
-            "on other seeds; a larger --top lets more configurations compete"
+            f"{place}: the test set stays shut; left out: {'; '.join(left_out)}. With --again a new confirmation "
+            "trains on other seeds; a larger --top lets more configurations compete"
         )
     return chosen, left_out
 

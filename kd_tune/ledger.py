@@ -382,6 +382,17 @@ def no_run(folder: Path) -> str:
     return f"{folder}: no run here (it has no ledger)"
 
 
+def refuse_confirmation(folder: Path, instead: str) -> None:
+    """Raises ConfigError if a run is the confirmation of a search: read as one, it would have no opening and no figure.
+
+    Args:
+        folder: the run's.
+        instead: what to do with the search, whose folder is put behind it.
+    """
+    if (folder / PLAN).exists():
+        raise ConfigError(f"{folder}: this is a confirmation; {instead} {folder.resolve().parent}")
+
+
 def already_there(folder: Path) -> str:
     """What to say of a run's name that is taken."""
     return f"{folder}: there is a run of this name; take another --name, or go on with --resume {folder}"

@@ -114,9 +114,7 @@ def test_the_test_set_stays_shut_while_a_training_has_failed(tmp_path: Path) -> 
     state = search_state(distil=[(0.5, 6, 0.9)] * 4)
     assert len(confirm._collect(tmp_path, plan, state)[0]) == 2
     state.trials[1].end, state.trials[1].error = "failed", "No space left on device"
-    with pytest.raises(
-        confirm.TrainingsFailed, match="1 of 4 trainings failed, the last with: No space left on device"
-    ):
+    with pytest.raises(confirm.TrainingsFailed, match="1 of 4 trainings failed, the last with: No space left"):
         confirm._collect(tmp_path, plan, state)
 
 
@@ -135,15 +133,33 @@ def test_too_little_to_say_anything_is_refused(tmp_path: Path, request_: Request
         confirm.confirm(tmp_path, request_, Launch(), QUIET)
 
 
-def test_a_confirmation_is_not_confirmed_itself(tmp_path: Path) -> None:
-    """It would open the test set, and the search's count would not know."""
+@pytest.mark.parametrize(
+    ("command", "instead"),
+    [
+        (["confirm", "RUN"], "confirm the search itself: kd-tune confirm"),
+        (["search", "--resume", "RUN"], "go on with: kd-tune confirm"),
+        (
+            ["search", "search_spaces/mnist5k.yaml", "--name", "x", "--warm-start", "RUN"],
+            "learn from its search: --warm-start",
+        ),
+        (["analyze", "RUN"], "what it found stands in the report of its search:"),
+        (["analyze", "RUN", "--export", "x"], "what it found stands in the report of its search:"),
+        (["record", "--resume", "RUN", "--out", "x.parquet"], "what it found stands in the report of its search:"),
+    ],
+)
+def test_no_command_takes_a_confirmation_for_a_search(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str], instead: str
+) -> None:
+    """It would open the test set uncounted, or call figures unconfirmed that are not."""
     run = write_run(tmp_path / "run", distil=[(0.5, 6, 0.9)])
     place = write_run(run / "confirmation", distil=[(0.5, 6, 0.9)])
     write_json(place / confirmation.PLAN, toy_plan(candidate("distil", 10)).model_dump())
-    with pytest.raises(
-        ConfigError, match=r"this is a confirmation; confirm the search itself: kd-tune confirm .*/run$"
-    ):
-        confirm.confirm(place, REQUEST, Launch(), QUIET)
+    before = sorted(run.rglob("*"))
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(place) if word == "RUN" else word for word in command])
+    assert stop.value.code == cli.USAGE
+    assert f"{place}: this is a confirmation; {instead} {run}" in capsys.readouterr().err
+    assert sorted(run.rglob("*")) == before
 
 
 def test_a_search_must_have_ended(tmp_path: Path) -> None:
@@ -237,7 +253,7 @@ def test_where_distillation_has_no_figure_the_test_set_stays_shut(
     retrainings.close()
     with pytest.raises(
         confirm.NothingUsable,
-        match=r"the test set stays shut; left out: .*distil has no configuration.* With --again a",
+        match=r"test set stays shut; left out: .*distil has no configuration.* With --again",
     ):
         confirm.confirm(run, REQUEST, Launch(), QUIET)
     assert replay(run).test_openings == []
