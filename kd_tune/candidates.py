@@ -59,6 +59,8 @@ def make_plan(state: RunState, spaces: Mapping[str, Space], selection: Selection
         students=students,
         trials=counts,
         candidates=candidates,
+        all_students=selection.all_students,
+        search_trials=len(state.trials),
     )
 
 
@@ -79,10 +81,12 @@ def trials_of_student(trials: Sequence[TrialState], space: Space, student: Mappi
 
 
 def rivals(state: RunState, space: Space, plan: Plan, candidate: Candidate) -> list[TrialState]:
-    """The search's trials that a candidate was best of: those of its model and student, best first."""
+    """The search's trials of a candidate's model and student when the plan was made, best first."""
     selection = Selection(plan.top, by=plan.by, where=plan.where)
     mine = [trial for trial in ranked(state.of_arm(candidate.arm)) if selection.admits(trial, space)]
     mine = [trial for trial in mine if selection.model(trial) == candidate.model]
+    if plan.search_trials is not None:
+        mine = [trial for trial in mine if trial.number < plan.search_trials]
     return trials_of_student(mine, space, plan.students[candidate.student])
 
 

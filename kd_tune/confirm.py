@@ -105,17 +105,18 @@ def confirm(folder: Path, request: Request, launch: Launch, console: Console) ->
     check_request(request)
     refuse_confirmation(folder, "confirm the search itself: kd-tune confirm")
     with closing(Run(folder)) as run:
-        _check_ended(run)
         number = confirmation_number(folder, run.state.test_openings, request.again)
+        place = confirmation.folder_of(folder, number)
+        if not (place / PLAN).exists():
+            _check_ended(run)
         found = find_again(folder, launch.source, console)
         if not found.dataset.has_test:
             raise ConfigError(f"{found.dataset.name}: the data set has no test images, so nothing can be confirmed")
-        place = confirmation.folder_of(folder, number)
-        seed = derive_seed(found.file.search.seed, "confirmation", number)
-        selection = request.selection(found.file.search.goal)
-        plan = candidates.make_plan(run.state, found.spaces, selection, request.num_seeds, seed)
-        _check_plan(folder, plan, run.state, selection)
-        _begin(place, plan, found)
+        if (place / PLAN).exists():
+            plan = _go_on_with(place, request.selection(found.file.search.goal), request.num_seeds, run.state, console)
+        else:
+            seed = derive_seed(found.file.search.seed, "confirmation", number)
+            plan = _begin(place, request.selection(found.file.search.goal), request.num_seeds, seed, run.state, found)
         state = replay(place)
         if state.failed() or not _has_ended(state):
             state = _train(place, plan, found, launch, console)
@@ -217,19 +218,10 @@ def _check_plan(folder: Path, plan: Plan, state: RunState, selection: Selection)
     )
 
 
-def _begin(place: Path, plan: Plan, found: Found) -> None:
-    """Makes the run of a confirmation, whole or not at all; one that is there must have the same plan."""
-    if (place / PLAN).exists():
-        begun = read_record(place / PLAN, Plan)
-        for name in ("top", "num_seeds", "by", "where", "students", "candidates", "seed"):
-            then, now = getattr(begun, name), getattr(plan, name)
-            if then != now:
-                option = {"top": "--top", "num_seeds": "--seeds", "by": "--by", "where": "--where"}.get(name)
-                shown = f"other {name}" if option is None else f"{option} {then}" if then else f"no {option}"
-                raise ConfigError(
-                    f"{place}: this confirmation was begun with {shown}; go on with that, or delete the folder"
-                )
-        return
+def _begin(place: Path, selection: Selection, num_seeds: int, seed: int, state: RunState, found: Found) -> Plan:
+    """Plans a confirmation and makes its run, whole or not at all."""
+    plan = candidates.make_plan(state, found.spaces, selection, num_seeds, seed)
+    _check_plan(place.parent, plan, state, selection)
     file = retraining_file(found.file, plan)
     manifest = found.manifest.model_copy(
         update={
@@ -241,6 +233,41 @@ def _begin(place: Path, plan: Plan, found: Found) -> None:
     )
     with written_whole(place) as temporary, closing(Run.create(temporary, dump_yaml(resolved(file)), manifest)):
         write_json(temporary / PLAN, plan.model_dump())
+    return plan
+
+
+def _go_on_with(place: Path, selection: Selection, num_seeds: int, state: RunState, console: Console) -> Plan:
+    """The plan of a confirmation that was begun, which is followed though the search may have gone on since.
+
+    Raises:
+        ConfigError: now something else is asked for.
+    """
+    plan = read_record(place / PLAN, Plan)
+    all_students = selection.all_students if plan.all_students is None else plan.all_students
+    then = _options(Selection(plan.top, all_students, plan.by, plan.where), plan.num_seeds)
+    now = _options(selection, num_seeds)
+    if differing := [option for option, other in zip(then, now, strict=True) if option != other]:
+        raise ConfigError(
+            f"{place}: this confirmation was begun with {', '.join(differing)}; go on with that, or delete the folder"
+        )
+    newer = 0 if plan.search_trials is None else len(state.trials) - plan.search_trials
+    if newer:
+        console.print(
+            f"{newer} trials that the search had since then are not in it; a later one (--again) can have them"
+        )
+    return plan
+
+
+def _options(selection: Selection, num_seeds: int) -> list[str]:
+    """What a confirmation is asked for, as a person types it."""
+    where = [f"--where {name}={value}" for name, value in sorted(selection.where.items())]
+    return [
+        f"--top {selection.top}",
+        f"--seeds {num_seeds}",
+        f"--students {'all' if selection.all_students else 'best'}",
+        f"--by {selection.by}" if selection.by else "no --by",
+        " ".join(where) or "no --where",
+    ]
 
 
 def _collect(place: Path, plan: Plan, state: RunState) -> tuple[list[Chosen], list[str]]:

@@ -61,6 +61,9 @@ class Plan(Record):
         students: the `student` sections that models are compared at.
         trials: by student, how many usable trials of the search each model had there.
         candidates: by student, by model, the model's own best first.
+        all_students: whether models are compared at every student that arms have in common; None in plans of before it
+            was kept.
+        search_trials: the search's trials then; later ones are none of this confirmation's business. None likewise.
     """
 
     seed: int
@@ -71,6 +74,8 @@ class Plan(Record):
     students: list[dict[str, Any]]
     trials: list[dict[str, int]]
     candidates: list[Candidate]
+    all_students: bool | None = None
+    search_trials: int | None = None
 
 
 class ConfirmedArm(Record):

@@ -197,3 +197,8 @@ def test_the_searchs_maximum_is_shown_raw_and_shrunken() -> None:
 def test_a_student_is_described_on_a_line() -> None:
     assert describe({"name": "studentnet", "width": 0.5}) == "studentnet width=0.5"
     assert describe({"name": "studentnet"}) == "studentnet"
+
+
+def test_a_plan_says_of_which_search_it_is() -> None:
+    plan = plan_of(search_state(distil=[(0.5, 6, 0.9)] * 3), all_students=True)
+    assert (plan.search_trials, plan.all_students) == (3, True)

@@ -383,10 +383,50 @@ def test_a_confirmation_is_gone_on_with_as_it_was_begun(
 ) -> None:
     run = shutil.copytree(search_run, tmp_path / "run", ignore=shutil.ignore_patterns("ray", "lock"))
     (run / "confirmation" / confirmation.FIGURES).unlink()
-    with pytest.raises(ConfigError, match="was begun with --seeds 2"):
+    with pytest.raises(ConfigError, match="was begun with --seeds 2; go on"):
         confirm.confirm(run, Request(2, 3), Launch(), QUIET)
     with pytest.raises(ConfigError, match="this is a confirmation; go on with: kd-tune confirm"):
         resume(run / "confirmation", Launch(), QUIET)
+
+
+@pytest.mark.parametrize(
+    ("asked", "seeds", "begun_with"),
+    [
+        (Selection(1, False), 2, "--top 2, --seeds 3"),
+        (Selection(2, True), 3, "--students best"),
+        (Selection(2, by="optimizer.lr"), 3, "no --by"),
+        (Selection(2, where={"optimizer.lr": 0.1}), 3, "no --where"),
+    ],
+)
+def test_what_was_begun_with_is_said_in_the_words_of_the_command(
+    tmp_path: Path, asked: Selection, seeds: int, begun_with: str
+) -> None:
+    plan = toy_plan(candidate("distil", 0), top=2).model_copy(update={"all_students": False})
+    write_json(tmp_path / confirmation.PLAN, plan.model_dump())
+    with pytest.raises(ConfigError, match=f"was begun with {begun_with}; go on with that, or delete the folder"):
+        confirm._go_on_with(tmp_path, asked, seeds, search_state(distil=[(0.5, 6, 0.9)]), QUIET)
+
+
+def test_a_confirmation_goes_on_by_its_plan_though_the_search_went_on(
+    search_run: Path, confirmed: Confirmation, tmp_path: Path
+) -> None:
+    """Its candidates might be others now, and no launch could bring the old ones back."""
+    run = shutil.copytree(search_run, tmp_path / "run", ignore=shutil.ignore_patterns("ray", "lock"))
+    (run / "confirmation" / confirmation.FIGURES).unlink()
+    search = Run(run)
+    draw = search.state.trials[confirmed.arms[0].trial].draw
+    search.record("extended", num_trials=2)
+    for arm in ("distil", "distil"):
+        number = len(search.state.trials)
+        search.record("proposed", trial=number, arm=arm, draw=draw | {"optimizer.lr": 0.05 + number / 1000})
+        search.record("epoch", trial=number, attempt=0, epoch=6, val_accuracy=0.9999, num_parameters=100)
+    search.record("stopped", trial=number, reason="completed")
+    search.close()
+    console = Console(file=io.StringIO(), width=200)
+    again = confirm.confirm(run, REQUEST, Launch(), console)
+    assert again is not None
+    assert again.arms == confirmed.arms, "the search's maximum beside a figure is of then, too"
+    assert "2 trials that the search had since then are not in it" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_the_report_leads_with_what_was_confirmed(search_run: Path, confirmed: Confirmation) -> None:
