@@ -416,9 +416,9 @@ def test_a_confirmation_goes_on_by_its_plan_though_the_search_went_on(
     search = Run(run)
     draw = search.state.trials[confirmed.arms[0].trial].draw
     search.record("extended", num_trials=2)
-    for arm in ("distil", "distil"):
+    for _ in range(2):
         number = len(search.state.trials)
-        search.record("proposed", trial=number, arm=arm, draw=draw | {"optimizer.lr": 0.05 + number / 1000})
+        search.record("proposed", trial=number, arm="distil", draw=draw | {"optimizer.lr": 0.05 + number / 1000})
         search.record("epoch", trial=number, attempt=0, epoch=6, val_accuracy=0.9999, num_parameters=100)
     search.record("stopped", trial=number, reason="completed")
     search.close()
