@@ -27,6 +27,7 @@ from kd_tune import candidates, confirmation, records
 from kd_tune.config import ArmConfig, SamplerConfig, SchedulerConfig, SearchConfig
 from kd_tune.confirm_figures import Chosen, collect, common_teacher, make_figures
 from kd_tune.confirmation import Confirmation, Plan
+from kd_tune.data import Dataset
 from kd_tune.errors import ConfigError
 from kd_tune.export import Exported, export_students
 from kd_tune.ledger import PLAN, Event, Run, RunState, refuse_confirmation, replay
@@ -110,8 +111,7 @@ def confirm(folder: Path, request: Request, launch: Launch, console: Console) ->
         if not (place / PLAN).exists():
             _check_ended(run)
         found = find_again(folder, launch.source, console)
-        if not found.dataset.has_test:
-            raise ConfigError(f"{found.dataset.name}: the data set has no test images, so nothing can be confirmed")
+        _check_test_images(found.dataset)
         if (place / PLAN).exists():
             plan = _go_on_with(place, request.selection(found.file.search.goal), request.num_seeds, run.state, console)
         else:
@@ -143,6 +143,16 @@ def check_request(request: Request) -> None:
         problems.append(f"--seeds {request.num_seeds}: at least 2, or there is no spread and no interval")
     if problems:
         raise ConfigError(problems)
+
+
+def _check_test_images(dataset: Dataset) -> None:
+    """Raises ConfigError if there are too few for an interval: said before trainings and an opening are spent."""
+    if not (count := dataset.num_test):
+        raise ConfigError(f"{dataset.name}: the data set has no test images, so nothing can be confirmed")
+    if count < 2:
+        raise ConfigError(
+            f"{dataset.name}: there is {count} test image; an interval needs at least 2, better thousands"
+        )
 
 
 def confirmation_number(folder: Path, openings: list[Event], again: bool) -> int:

@@ -27,6 +27,7 @@ from kd_tune.search import Launch, resume
 from kd_tune.selection import Selection
 from kd_tune.space import Space
 from tests.confirmations import SPACE, begin, candidate, search_state, toy_confirmation, toy_plan, write_run
+from tests.data_files import grey_arrays, write_npz
 
 QUIET = Console(quiet=True)
 REQUEST = Request(top=2, num_seeds=2)
@@ -160,6 +161,23 @@ def test_no_command_takes_a_confirmation_for_a_search(
     assert stop.value.code == cli.USAGE
     assert f"{place}: this is a confirmation; {instead} {run}" in capsys.readouterr().err
     assert sorted(run.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("num_test", "message"),
+    [(0, "npz: the data set has no test images"), (1, "npz: there is 1 test image; an interval needs at least 2")],
+)
+def test_test_images_must_be_enough_for_an_interval(tmp_path: Path, num_test: int, message: str) -> None:
+    """Found out after the opening, the search's only unbiased look would be spent."""
+    content = {name: array for name, array in grey_arrays().items() if num_test or not name.startswith("test")}
+    dataset = npz(write_npz(tmp_path / "few.npz", first_of_test(content, num_test)))
+    with pytest.raises(ConfigError, match=message):
+        confirm._check_test_images(dataset)
+    confirm._check_test_images(npz(write_npz(tmp_path / "two.npz", first_of_test(grey_arrays(), 2))))
+
+
+def first_of_test(content: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    return {name: array[:count] if name.startswith("test") else array for name, array in content.items()}
 
 
 def test_a_search_must_have_ended(tmp_path: Path) -> None:
