@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from kd_tune import ledger
+from kd_tune.catalog import canonical_draw
 from kd_tune.confirmation import Candidate, Plan
 from kd_tune.ledger import RunState, TrialState
 from kd_tune.records import DISTIL
@@ -21,8 +23,8 @@ def make_plan(state: RunState, spaces: Mapping[str, Space], selection: Selection
     """What a confirmation of a search trains.
 
     Models are compared at the same student: that of the leading arm's best trial, or every student that all arms have
-    usable trials of. An arm that never tried the best one's student, as happens where widths are a continuous range,
-    takes part with its best configurations of other students, moved to this one.
+    usable trials of. Beside a model's trials of this student its best ones of others compete, moved to it: it may have
+    tried this one a single time, with bad luck, or never, as happens where widths are a continuous range.
 
     Args:
         state: the search's.
@@ -45,16 +47,9 @@ def make_plan(state: RunState, spaces: Mapping[str, Space], selection: Selection
     students = _students(trials, spaces, selection.all_students)
     candidates, counts = [], []
     for index, student in enumerate(students):
-        mine = {arm: trials_of_student(trials[arm], spaces[arm], student) for arm in trials}
-        own = {arm: [_candidate(index, trial, selection) for trial in found] for arm, found in mine.items()}
-        leading_draw = mine[leading_arm(trials)][0].draw
-        found: dict[str, list[Candidate]] = {name: [] for name in selection.models(trials, spaces)}
-        for arm in trials:
-            moved = [_moved(_candidate(index, trial, selection), leading_draw) for trial in trials[arm] if not own[arm]]
-            for candidate in _distinct(own[arm] or moved, spaces[arm]):
-                found[candidate.model].append(candidate)
-        counts.append({name: _count(own, name) for name in found})
-        candidates += [candidate for rivals in found.values() for candidate in rivals[: selection.top]]
+        found = _by_model(index, student, trials, spaces, selection)
+        counts.append({name: sum(not one.moved for one in mine) for name, mine in found.items()})
+        candidates += [one for mine in found.values() for one in _most_promising(mine, spaces, selection.top)]
     return Plan(
         seed=seed,
         by=selection.by,
@@ -64,6 +59,8 @@ def make_plan(state: RunState, spaces: Mapping[str, Space], selection: Selection
         students=students,
         trials=counts,
         candidates=candidates,
+        all_students=selection.all_students,
+        search_trials=len(state.trials),
     )
 
 
@@ -84,10 +81,12 @@ def trials_of_student(trials: Sequence[TrialState], space: Space, student: Mappi
 
 
 def rivals(state: RunState, space: Space, plan: Plan, candidate: Candidate) -> list[TrialState]:
-    """The search's trials that a candidate was best of: those of its model and student, best first."""
+    """The search's trials of a candidate's model and student when the plan was made, best first."""
     selection = Selection(plan.top, by=plan.by, where=plan.where)
     mine = [trial for trial in ranked(state.of_arm(candidate.arm)) if selection.admits(trial, space)]
     mine = [trial for trial in mine if selection.model(trial) == candidate.model]
+    if plan.search_trials is not None:
+        mine = [trial for trial in mine if trial.number < plan.search_trials]
     return trials_of_student(mine, space, plan.students[candidate.student])
 
 
@@ -128,8 +127,23 @@ def _students(
     return [student for key, student in leading.items() if all(key in students for students in found.values())]
 
 
-def _count(candidates: Mapping[str, Sequence[Candidate]], model: str) -> int:
-    return sum(candidate.model == model for mine in candidates.values() for candidate in mine)
+def _by_model(
+    index: int,
+    student: Mapping[str, Any],
+    trials: Mapping[str, Sequence[TrialState]],
+    spaces: Mapping[str, Space],
+    selection: Selection,
+) -> dict[str, list[Candidate]]:
+    """Every trial as a candidate at a student, by model; those of other students are moved to it."""
+    leader = leading_arm(trials)
+    leading_draw = trials_of_student(trials[leader], spaces[leader], student)[0].draw
+    found: dict[str, list[Candidate]] = {name: [] for name in selection.models(trials, spaces)}
+    for arm, ended in trials.items():
+        for trial in ended:
+            candidate = _candidate(index, trial, selection)
+            is_own = spaces[arm].fill(trial.draw)["student"] == student
+            found[candidate.model].append(candidate if is_own else _moved(candidate, leading_draw))
+    return found
 
 
 def _candidate(student: int, trial: TrialState, selection: Selection) -> Candidate:
@@ -152,11 +166,33 @@ def _moved(candidate: Candidate, leading_draw: Mapping[str, Any]) -> Candidate:
     return candidate.model_copy(update={"draw": kept | taken, "moved": True})
 
 
-def _distinct(candidates: Sequence[Candidate], space: Space) -> list[Candidate]:
+def _most_promising(rivals: Sequence[Candidate], spaces: Mapping[str, Space], top: int) -> list[Candidate]:
+    """A model's candidates at a student, its own best first.
+
+    Own trials have at least half of the places, as far as there are, for accuracies of other students are no measure of
+    theirs: at a narrow one nearly all that were moved from wider ones would rank above them. The rest goes by accuracy.
+    Of a single place that rule would make a guess, so there the best own one and a better one that was moved are both
+    trained: the choice between them costs time, but no bias.
+
+    Args:
+        rivals: all of them.
+        spaces: by arm.
+        top: how many.
+    """
+    distinct = _distinct(sorted(rivals, key=lambda one: (one.moved, -one.val_accuracy)), spaces)
+    kept = [one for one in distinct if not one.moved][: math.ceil(top / 2)]
+    others = sorted(distinct[len(kept) :], key=lambda one: -one.val_accuracy)
+    if top == 1 and kept:
+        return kept + [one for one in others if one.val_accuracy > kept[0].val_accuracy][:1]
+    return kept + others[: top - len(kept)]
+
+
+def _distinct(candidates: Sequence[Candidate], spaces: Mapping[str, Space]) -> list[Candidate]:
     """The first of every configuration: a search may have drawn one twice, and moving makes some equal."""
     first: dict[str, Candidate] = {}
     for candidate in candidates:
-        first.setdefault(_key(space.fill(candidate.draw)), candidate)
+        space = spaces[candidate.arm]
+        first.setdefault(_key(space.fill(canonical_draw(space, candidate.draw))), candidate)
     return list(first.values())
 
 

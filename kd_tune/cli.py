@@ -187,6 +187,9 @@ def confirm(
         except confirming.NothingUsable as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(NOTHING) from None
+        except confirming.TrainingsFailed as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(RESUMABLE) from None
     if result is None:
         console.print(f"stopped before the test set was opened; {advice}")
         raise typer.Exit(RESUMABLE)

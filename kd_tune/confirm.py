@@ -23,13 +23,14 @@ from typing import Any
 
 from rich.console import Console
 
-from kd_tune import candidates, confirmation
+from kd_tune import candidates, confirmation, records
 from kd_tune.config import ArmConfig, SamplerConfig, SchedulerConfig, SearchConfig
 from kd_tune.confirm_figures import Chosen, collect, common_teacher, make_figures
 from kd_tune.confirmation import Confirmation, Plan
+from kd_tune.data import Dataset
 from kd_tune.errors import ConfigError
 from kd_tune.export import Exported, export_students
-from kd_tune.ledger import PLAN, Event, Run, RunState, replay
+from kd_tune.ledger import PLAN, Event, Run, RunState, refuse_confirmation, replay
 from kd_tune.manifest import hardware, versions
 from kd_tune.opening import checkpoint_of, open_test_set
 from kd_tune.paths import read_record, write_json, written_whole
@@ -44,6 +45,10 @@ from kd_tune.strict_yaml import dump_yaml
 
 class NothingUsable(ConfigError):  # noqa: N818 - it says what is the case
     """No trial, or no retraining, gave a figure."""
+
+
+class TrainingsFailed(ConfigError):  # noqa: N818 - likewise
+    """Something broke trainings, which says nothing about what they trained; the same command trains them again."""
 
 
 @dataclass(frozen=True)
@@ -94,34 +99,30 @@ def confirm(folder: Path, request: Request, launch: Launch, console: Console) ->
         What was found; None if trainings are left, because it was interrupted or out of time.
 
     Raises:
-        NothingUsable: there is no figure to confirm, or no training came to its end.
+        NothingUsable: there is no figure to confirm, or no student came through with every seed.
+        TrainingsFailed: errors ended some trainings, so the test set stays shut.
         ConfigError: the search has not ended, was confirmed before, or a confirmation of another kind was begun.
     """
     check_request(request)
-    if (folder / PLAN).exists():
-        raise ConfigError(
-            f"{folder}: this is a confirmation; confirm the search itself: kd-tune confirm {folder.parent}"
-        )
+    refuse_confirmation(folder, "confirm the search itself: kd-tune confirm")
     with closing(Run(folder)) as run:
-        _check_ended(run)
         number = confirmation_number(folder, run.state.test_openings, request.again)
-        found = find_again(folder, launch.source, console)
-        if not found.dataset.has_test:
-            raise ConfigError(f"{found.dataset.name}: the data set has no test images, so nothing can be confirmed")
         place = confirmation.folder_of(folder, number)
-        seed = derive_seed(found.file.search.seed, "confirmation", number)
-        selection = request.selection(found.file.search.goal)
-        plan = candidates.make_plan(run.state, found.spaces, selection, request.num_seeds, seed)
-        _check_plan(folder, plan, run.state, selection)
-        _begin(place, plan, found)
+        if not (place / PLAN).exists():
+            _check_ended(run)
+        found = find_again(folder, launch.source, console)
+        _check_test_images(found.dataset)
+        if (place / PLAN).exists():
+            plan = _go_on_with(place, request.selection(found.file.search.goal), request.num_seeds, run.state, console)
+        else:
+            seed = derive_seed(found.file.search.seed, "confirmation", number)
+            plan = _begin(place, request.selection(found.file.search.goal), request.num_seeds, seed, run.state, found)
         state = replay(place)
-        if not _has_ended(state):
+        if state.failed() or not _has_ended(state):
             state = _train(place, plan, found, launch, console)
         if not _has_ended(state):
             return None
-        chosen, left_out = collect(plan, state)
-        if not chosen:
-            raise NothingUsable(f"{place}: the test set stays shut; left out: {'; '.join(left_out)}")
+        chosen, left_out = _collect(place, plan, state)
         name = common_teacher(chosen, found.spaces)
         beside = (name, found.networks[name]) if name in found.networks else None
         answers = open_test_set(run, place, chosen, found.dataset, beside, request.command(folder))
@@ -144,6 +145,16 @@ def check_request(request: Request) -> None:
         raise ConfigError(problems)
 
 
+def _check_test_images(dataset: Dataset) -> None:
+    """Raises ConfigError if there are too few for an interval: said before trainings and an opening are spent."""
+    if not (count := dataset.num_test):
+        raise ConfigError(f"{dataset.name}: the data set has no test images, so nothing can be confirmed")
+    if count < 2:
+        raise ConfigError(
+            f"{dataset.name}: there is {count} test image; an interval needs at least 2, better thousands"
+        )
+
+
 def confirmation_number(folder: Path, openings: list[Event], again: bool) -> int:
     """Which confirmation is to be begun or gone on with.
 
@@ -161,7 +172,7 @@ def confirmation_number(folder: Path, openings: list[Event], again: bool) -> int
         return 1
     place = confirmation.folder_of(folder, number)
     begun, seen = (place / PLAN).exists(), place.name in opened
-    if begun and not (place / confirmation.FIGURES).exists() and not (again and seen):
+    if begun and not (place / confirmation.FIGURES).exists() and not (again and (seen or _came_to_nothing(place))):
         if again:
             raise ConfigError(f"{place}: was begun and has not opened the test set; go on with it, without --again")
         return number
@@ -171,6 +182,12 @@ def confirmation_number(folder: Path, openings: list[Event], again: bool) -> int
             "--again trains on fresh seeds, opens it once more, and every report says so"
         )
     return number + 1
+
+
+def _came_to_nothing(place: Path) -> bool:
+    """Whether a confirmation has trained everything, and no student came through."""
+    plan, state = read_record(place / PLAN, Plan), replay(place)
+    return _has_ended(state) and not state.failed() and not collect(plan, state)[0]
 
 
 def retraining_file(file: SearchFile, plan: Plan) -> SearchFile:
@@ -211,19 +228,10 @@ def _check_plan(folder: Path, plan: Plan, state: RunState, selection: Selection)
     )
 
 
-def _begin(place: Path, plan: Plan, found: Found) -> None:
-    """Makes the run of a confirmation, whole or not at all; one that is there must have the same plan."""
-    if (place / PLAN).exists():
-        begun = read_record(place / PLAN, Plan)
-        for name in ("top", "num_seeds", "by", "where", "students", "candidates", "seed"):
-            then, now = getattr(begun, name), getattr(plan, name)
-            if then != now:
-                option = {"top": "--top", "num_seeds": "--seeds", "by": "--by", "where": "--where"}.get(name)
-                shown = f"other {name}" if option is None else f"{option} {then}" if then else f"no {option}"
-                raise ConfigError(
-                    f"{place}: this confirmation was begun with {shown}; go on with that, or delete the folder"
-                )
-        return
+def _begin(place: Path, selection: Selection, num_seeds: int, seed: int, state: RunState, found: Found) -> Plan:
+    """Plans a confirmation and makes its run, whole or not at all."""
+    plan = candidates.make_plan(state, found.spaces, selection, num_seeds, seed)
+    _check_plan(place.parent, plan, state, selection)
     file = retraining_file(found.file, plan)
     manifest = found.manifest.model_copy(
         update={
@@ -235,6 +243,61 @@ def _begin(place: Path, plan: Plan, found: Found) -> None:
     )
     with written_whole(place) as temporary, closing(Run.create(temporary, dump_yaml(resolved(file)), manifest)):
         write_json(temporary / PLAN, plan.model_dump())
+    return plan
+
+
+def _go_on_with(place: Path, selection: Selection, num_seeds: int, state: RunState, console: Console) -> Plan:
+    """The plan of a confirmation that was begun, which is followed though the search may have gone on since.
+
+    Raises:
+        ConfigError: now something else is asked for.
+    """
+    plan = read_record(place / PLAN, Plan)
+    all_students = selection.all_students if plan.all_students is None else plan.all_students
+    then = _options(Selection(plan.top, all_students, plan.by, plan.where), plan.num_seeds)
+    now = _options(selection, num_seeds)
+    if differing := [option for option, other in zip(then, now, strict=True) if option != other]:
+        raise ConfigError(
+            f"{place}: this confirmation was begun with {', '.join(differing)}; go on with that, or delete the folder"
+        )
+    newer = 0 if plan.search_trials is None else len(state.trials) - plan.search_trials
+    if newer:
+        console.print(
+            f"{newer} trials that the search had since then are not in it; a later one (--again) can have them"
+        )
+    return plan
+
+
+def _options(selection: Selection, num_seeds: int) -> list[str]:
+    """What a confirmation is asked for, as a person types it."""
+    where = [f"--where {name}={value}" for name, value in sorted(selection.where.items())]
+    return [
+        f"--top {selection.top}",
+        f"--seeds {num_seeds}",
+        f"--students {'all' if selection.all_students else 'best'}",
+        f"--by {selection.by}" if selection.by else "no --by",
+        " ".join(where) or "no --where",
+    ]
+
+
+def _collect(place: Path, plan: Plan, state: RunState) -> tuple[list[Chosen], list[str]]:
+    """What was chosen and what is left out, if the test set may be opened for it (`confirm_figures.collect`).
+
+    A training that diverged is a result. One that failed, for want of disk or memory, is none: opened without it, the
+    test set would be opened for another comparison than was planned, or have to be opened again.
+    """
+    if failed := state.failed():
+        raise TrainingsFailed(
+            f"{place}: the test set stays shut, because {len(failed)} of {len(state.trials)} trainings failed, the "
+            f"last with: {failed[-1].error}. Mend that and give the same command: it trains them again, on their seeds"
+        )
+    chosen, left_out = collect(plan, state)
+    if not chosen:
+        raise NothingUsable(
+            f"{place}: the test set stays shut; left out: {'; '.join(left_out)}. With --again a new confirmation "
+            "trains on other seeds; a larger --top lets more configurations compete"
+        )
+    return chosen, left_out
 
 
 def _has_ended(state: RunState) -> bool:
@@ -248,6 +311,10 @@ def _train(place: Path, plan: Plan, found: Found, launch: Launch, console: Conso
     console.print(in_words(plan))
     try:
         run = Run(place)
+        if failed := run.state.failed():
+            console.print(f"{len(failed)} trainings failed and are trained again; the last with: {failed[-1].error}")
+            numbers = [trial.number for trial in failed]
+            run.record(records.REOPENED, trials=numbers, quota=trainings_by_arm(plan))
         proposer = RetrainingProposer(run, plan, found.spaces)
         return run_trials(run, file, found.spaces, found.teachers, launch, console, retrainings=proposer)
     except BaseException:

@@ -165,6 +165,7 @@ def _figure(search: RunState, spaces: Mapping[str, Space], plan: Plan, one: Chos
         test_accuracies=right.mean(1).tolist(),
         low=interval.low,
         high=interval.high,
+        moved=candidate.moved,
         search_trials=plan.trials[candidate.student][candidate.model],
         search_maximum=maximum,
         search_shrunken=shrunken,

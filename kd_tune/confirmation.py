@@ -7,7 +7,7 @@ A run's first confirmation is the folder `confirmation`, a run of its own; furth
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ ANSWERS = "test_answers.npz"
 ANSWERS = "test_answers.npz"
 EXPORT = "confirmed"
 SIGNIFICANT = 0.05
+FEW = 3  # a model was tuned less at a student if another has so many times its trials there
 
 
 class Candidate(Record):
@@ -33,8 +34,7 @@ class Candidate(Record):
         model: what it is compared as: its arm, or its value of `Plan.by`.
         trial: the search's trial that it was.
         draw: its parameters.
-        moved: whether the search's trial had another student, in whose place this one was put, because the arm has no
-            usable trial of this one.
+        moved: whether the search's trial had another student, in whose place this one was put.
         epoch: epochs that the search trained it for.
         val_accuracy: the search's figure for it.
     """
@@ -56,11 +56,14 @@ class Plan(Record):
         seed: all training seeds follow from it and the training's number.
         by: the parameter whose values are compared; None: arms are.
         where: values that parameters of candidates must have.
-        top: candidates of a model at a student, at most.
+        top: candidates of a model at a student, at most; of one, two where that of another student looked better.
         num_seeds: trainings that are reported, of every chosen configuration.
         students: the `student` sections that models are compared at.
         trials: by student, how many usable trials of the search each model had there.
-        candidates: by student, by model, the search's best first.
+        candidates: by student, by model, the model's own best first.
+        all_students: whether models are compared at every student that arms have in common; None in plans of before it
+            was kept.
+        search_trials: the search's trials then; later ones are none of this confirmation's business. None likewise.
     """
 
     seed: int
@@ -71,6 +74,8 @@ class Plan(Record):
     students: list[dict[str, Any]]
     trials: list[dict[str, int]]
     candidates: list[Candidate]
+    all_students: bool | None = None
+    search_trials: int | None = None
 
 
 class ConfirmedArm(Record):
@@ -88,8 +93,9 @@ class ConfirmedArm(Record):
         test_accuracies: of the trainings.
         low: lower end of the 95 % interval of the mean test accuracy, over new seeds and new images.
         high: upper end.
-        search_trials: usable trials of the search for this model and student; 0 if the configuration is one of another
-            student, moved to this one.
+        moved: whether the search had that trial with another student, in whose place this one was put; None in files
+            of before it was kept.
+        search_trials: usable trials of the search for this model and student.
         search_maximum: the largest last validation accuracy of those; None where there is none.
         search_shrunken: the same without the luck of having been the largest; None where the search did not record
             halves of the validation images.
@@ -108,6 +114,7 @@ class ConfirmedArm(Record):
     test_accuracies: list[float]
     low: float
     high: float
+    moved: bool | None = None
     search_trials: int
     search_maximum: float | None
     search_shrunken: float | None
@@ -283,11 +290,7 @@ def findings(confirmation: Confirmation) -> list[str]:
     lines = [f"{comparison.student}: {comparison.sentence()}" for comparison in confirmation.comparisons]
     if len(confirmation.search_arms) == 1 and confirmation.by is None:
         lines.append("no control: there is nothing to compare distillation with")
-    lines += [
-        f"{arm.student}: the search has no trial of {arm.model} with it, so its best of other students were moved to it"
-        for arm in confirmation.arms
-        if not arm.search_trials
-    ]
+    lines += [text for arm in confirmation.arms for text in _effort(arm, confirmation)]
     lines += [text for arm in confirmation.arms if (text := _unstable(arm))]
     lines += [f"left out: {reason}" for reason in confirmation.left_out]
     for teacher, knows in confirmation.knows_validation_images.items():
@@ -296,6 +299,20 @@ def findings(confirmation: Confirmation) -> list[str]:
         elif knows is None:
             lines.append(f"nobody can tell whether teacher {teacher} learnt from the validation images")
     return lines
+
+
+def _effort(arm: ConfirmedArm, confirmation: Confirmation) -> Iterator[str]:
+    """What to say where a model was searched less at a student than others, or stands there with a borrowed trial."""
+    most = max((one for one in confirmation.arms if one.student == arm.student), key=lambda one: one.search_trials)
+    own, model = arm.search_trials, arm.model
+    if not own:
+        lacking = f"the search has no trial of {model} with it"
+        yield f"{arm.student}: {lacking}, so its best of other students were moved to it"
+    elif FEW * own <= most.search_trials:
+        counts = f"{own} trials of {model} with it, but {most.search_trials} of {most.model}"
+        yield f"{arm.student}: the search has {counts}, so {model} was tuned less there"
+    if own and arm.moved:
+        yield f"{arm.student}: {model} did best with trial {arm.trial} of another student, moved to it"
 
 
 def _unstable(arm: ConfirmedArm) -> str:

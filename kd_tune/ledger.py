@@ -92,6 +92,7 @@ _FIELD_TYPES: dict[str, dict[str, type]] = {
     records.STARTED: {"quota": dict},
     records.EXTENDED: {"num_trials": int},
     records.EXHAUSTED: {"arm": str},
+    records.REOPENED: {"trials": list, "quota": dict},
     records.KNOWN: {"arm": str, "trial": int, "draw": dict, "values": list, "reason": str},
     records.PROPOSED: {"trial": int, "arm": str, "draw": dict},
     records.EPOCH: {"trial": int, "attempt": int, "epoch": int},
@@ -189,6 +190,10 @@ class RunState:
             self.quota = {arm: count + event["num_trials"] for arm, count in self.quota.items()}
         elif kind == records.EXHAUSTED:
             self.quota[event["arm"]] = len(self.of_arm(event["arm"]))
+        elif kind == records.REOPENED:
+            self.quota = dict(event["quota"])
+            for number in event["trials"]:
+                self.trials[number].end = self.trials[number].error = None
         elif kind == records.KNOWN:
             self.known.setdefault(event["arm"], []).append(_known_trial(event))
         elif kind == records.PROPOSED:
@@ -220,6 +225,10 @@ class RunState:
     def unfinished(self) -> list[TrialState]:
         """Trials that can go on, in the order of proposals."""
         return [trial for _, trial in sorted(self.trials.items()) if trial.end is None]
+
+    def failed(self) -> list[TrialState]:
+        """Trials that an error ended, in the order of proposals."""
+        return [trial for _, trial in sorted(self.trials.items()) if trial.end == "failed"]
 
     def num_missing(self) -> int:
         """Trials that were not proposed yet."""
@@ -374,6 +383,17 @@ def checkpoints_of(run: Path, number: int) -> Path:
 def no_run(folder: Path) -> str:
     """What to say of a folder that is no run."""
     return f"{folder}: no run here (it has no ledger)"
+
+
+def refuse_confirmation(folder: Path, instead: str) -> None:
+    """Raises ConfigError if a run is the confirmation of a search: read as one, it would have no opening and no figure.
+
+    Args:
+        folder: the run's.
+        instead: what to do with the search, whose folder is put behind it.
+    """
+    if (folder / PLAN).exists():
+        raise ConfigError(f"{folder}: this is a confirmation; {instead} {folder.resolve().parent}")
 
 
 def already_there(folder: Path) -> str:

@@ -25,6 +25,7 @@ STOPPED = "stopped"  # a trial ended, with its reason
 RETRIED = "retried"  # a trial broke and was started again
 EXTENDED = "extended"  # trials were added to every arm
 EXHAUSTED = "exhausted"  # nothing is left to propose for an arm, and why; it ends with the trials that it has
+REOPENED = "reopened"  # a confirmation's trainings that failed go on: their numbers, and the arms' whole quota again
 KNOWN = "known"  # a trial of an earlier run that the sampler is shown: run, arm, number, draw, values by epoch, end
 TEST_OPENED = "test_opened"  # somebody looked at the test set
 PAUSED = "paused"  # the launcher left before the search was done, and why

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from kd_tune.errors import ConfigError
-from kd_tune.ledger import MANIFEST, SEARCH_FILE, Manifest, RunState, no_run, replay
+from kd_tune.ledger import MANIFEST, SEARCH_FILE, Manifest, RunState, no_run, refuse_confirmation, replay
 from kd_tune.paths import read_record
 from kd_tune.records import METRIC
 from kd_tune.search_file import SearchFile, load_search_file
@@ -47,10 +47,11 @@ def read(folder: Path) -> RunTables:
     """Reads a run, finished or not.
 
     Raises:
-        ConfigError: no run here, or a damaged one.
+        ConfigError: no run here, a damaged one, or a confirmation, whose trials are no search's.
     """
     if not (folder / SEARCH_FILE).exists():
         raise ConfigError(no_run(folder))
+    refuse_confirmation(folder, "what it found stands in the report of its search:")
     state = replay(folder)
     file = load_search_file(folder / SEARCH_FILE)
     return RunTables(folder, file, read_record(folder / MANIFEST, Manifest), state, _trials(state), _history(state))

@@ -94,10 +94,11 @@ def reported(plan: Plan, group: Group) -> list[int]:
 def best_candidate(plan: Plan, state: RunState, group: Group) -> int | None:
     """The candidate with the best mean validation accuracy, of equals the first; one that is alone needs none.
 
-    Only candidates whose every training came to its end take part: one that diverges on some seeds has no mean.
+    Only candidates whose every training came to its end take part: one that diverges on some seeds has no mean. One of
+    which a training failed is waited for, because that says nothing about it.
 
     Returns:
-        Its place in the plan; None if there is none, or as long as a training that chooses has not ended.
+        Its place in the plan; None if there is none, or as long as a training that chooses has not ended, or failed.
     """
     places = groups_of(plan)[group]
     if len(places) == 1:
@@ -106,7 +107,7 @@ def best_candidate(plan: Plan, state: RunState, group: Group) -> int | None:
     for one in trainings_of(plan):
         if one.group == group and one.candidate is not None:
             tried[one.candidate].append(state.trials.get(one.number))
-    if any(trial is None or trial.end is None for trials in tried.values() for trial in trials):
+    if any(trial is None or trial.end in (None, "failed") for trials in tried.values() for trial in trials):
         return None
     means = {
         place: float(np.mean([trial.value for trial in trials if trial]))
@@ -165,4 +166,6 @@ class RetrainingProposer:
             trials = state.of_arm(arm)
             if len(trials) < quota and all(trial.end for trial in trials):
                 why = "at a student, no candidate was trained to the end with every seed"
+                if any(trial.end == "failed" for trial in trials):
+                    why = "a training that is needed for a choice failed; it is trained again at the next launch"
                 self._run.record(records.EXHAUSTED, arm=arm, trials=len(trials), why=why)

@@ -24,7 +24,6 @@ from kd_tune.errors import ConfigError
 from kd_tune.ledger import (
     KEPT_CHECKPOINTS,
     MANIFEST,
-    PLAN,
     SEARCH_FILE,
     Event,
     Fingerprints,
@@ -37,6 +36,7 @@ from kd_tune.ledger import (
     no_run,
     ranked,
     read_events,
+    refuse_confirmation,
 )
 from kd_tune.manifest import hardware, versions
 from kd_tune.paths import read_record, written_whole
@@ -132,8 +132,7 @@ def resume(folder: Path, launch: Launch, console: Console) -> RunState:
     Raises:
         ConfigError: no run here, somebody else is running it, or data or teacher have changed since.
     """
-    if (folder / PLAN).exists():
-        raise ConfigError(f"{folder}: this is a confirmation; go on with: kd-tune confirm {folder.parent}")
+    refuse_confirmation(folder, "go on with: kd-tune confirm")
     run = Run(folder)  # first, so that a second launcher is refused before it prepares anything
     try:
         found = find_again(folder, launch.source, console)

@@ -19,7 +19,7 @@ class Selection:
     """A question to the trials of a search.
 
     Attributes:
-        top: candidates of a model at a student, at most.
+        top: candidates of a model at a student, at most (of one, see `candidates`).
         all_students: every student, not only the best.
         by: the parameter whose values are compared; None: arms are.
         where: values that parameters must have. An arm without such a parameter is not asked.

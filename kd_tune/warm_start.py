@@ -14,7 +14,7 @@ from typing import Any
 from kd_tune import records
 from kd_tune.config import SearchConfig
 from kd_tune.errors import ConfigError
-from kd_tune.ledger import MANIFEST, SEARCH_FILE, Manifest, Run, TrialState, no_run, replay
+from kd_tune.ledger import MANIFEST, SEARCH_FILE, Manifest, Run, TrialState, no_run, refuse_confirmation, replay
 from kd_tune.paths import read_record
 from kd_tune.records import METRIC
 from kd_tune.search_file import load_search_file
@@ -98,6 +98,7 @@ def record_known(
 def _read(folder: Path) -> EarlierRun:
     if not (folder / SEARCH_FILE).exists():
         raise ConfigError(no_run(folder))
+    refuse_confirmation(folder, "learn from its search: --warm-start")
     fingerprints = read_record(folder / MANIFEST, Manifest).fingerprints
     trial = to_raw(load_search_file(folder / SEARCH_FILE).trial)
     ended = [found for found in replay(folder).trials.values() if found.end not in (None, "failed")]

@@ -20,6 +20,7 @@ Outcome = tuple[float, int, float]  # width, epochs, last validation accuracy
 SPACE = Space(
     {
         "student": {"name": "studentnet", "width": Choice(options=[0.25, 0.5, 1.0])},
+        "objective": {"name": "cross_entropy"},
         "optimizer": {"name": "sgd", "lr": FloatRange(bounds=[0.0, 1.0])},
     }
 )
@@ -85,6 +86,7 @@ def toy_confirmation() -> Confirmation:
                     test_accuracies=[mean - 0.002, mean + 0.002],
                     low=mean - 0.006,
                     high=mean + 0.005,
+                    moved=False,
                     search_trials=8,
                     search_maximum=mean + 0.015,
                     search_shrunken=None if arm == "label_smoothing" else mean + 0.007,
@@ -124,7 +126,7 @@ def toy_confirmation() -> Confirmation:
 def begin(run: Path, number: int, complete: bool = False) -> Path:
     """A confirmation's folder in a run's, begun or completed."""
     place = confirmation.folder_of(run, number)
-    place.mkdir(parents=True)
+    (place / "ledger").mkdir(parents=True)
     write_json(place / confirmation.PLAN, toy_plan(candidate("distil", 0)).model_dump())
     if complete:
         write_json(place / confirmation.FIGURES, toy_confirmation().model_dump())

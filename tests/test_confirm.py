@@ -27,6 +27,7 @@ from kd_tune.search import Launch, resume
 from kd_tune.selection import Selection
 from kd_tune.space import Space
 from tests.confirmations import SPACE, begin, candidate, search_state, toy_confirmation, toy_plan, write_run
+from tests.data_files import grey_arrays, write_npz
 
 QUIET = Console(quiet=True)
 REQUEST = Request(top=2, num_seeds=2)
@@ -88,6 +89,36 @@ def test_what_was_begun_is_gone_on_with_before_another_is_begun(tmp_path: Path) 
         confirmation_number(tmp_path, [], again=True)
 
 
+@pytest.mark.parametrize(("end", "expected"), [("diverged", 2), ("failed", None), ("completed", None), (None, None)])
+def test_again_leads_out_of_a_confirmation_of_which_no_student_came_through(
+    tmp_path: Path, end: str | None, expected: int | None
+) -> None:
+    """Divergence is a result that no launch changes; what failed is trained again, and what came through is asked."""
+    run = Run(begin(tmp_path, 1))
+    run.record("started", quota={"distil": 3})
+    for number in range(3):
+        run.record("proposed", trial=number, arm="distil", draw={})
+        if end:
+            run.record("epoch", trial=number, attempt=0, epoch=1, val_accuracy=0.5)
+            run.record("stopped", trial=number, reason=end)
+    run.close()
+    assert confirmation_number(tmp_path, [], again=False) == 1
+    if expected:
+        assert confirmation_number(tmp_path, [], again=True) == expected
+        return
+    with pytest.raises(ConfigError, match="go on with it, without --again"):
+        confirmation_number(tmp_path, [], again=True)
+
+
+def test_the_test_set_stays_shut_while_a_training_has_failed(tmp_path: Path) -> None:
+    plan = toy_plan(candidate("distil", 0), candidate("cross_entropy", 1), num_seeds=2)
+    state = search_state(distil=[(0.5, 6, 0.9)] * 4)
+    assert len(confirm._collect(tmp_path, plan, state)[0]) == 2
+    state.trials[1].end, state.trials[1].error = "failed", "No space left on device"
+    with pytest.raises(confirm.TrainingsFailed, match="1 of 4 trainings failed, the last with: No space left"):
+        confirm._collect(tmp_path, plan, state)
+
+
 # What is refused before anything is trained.
 
 
@@ -103,15 +134,50 @@ def test_too_little_to_say_anything_is_refused(tmp_path: Path, request_: Request
         confirm.confirm(tmp_path, request_, Launch(), QUIET)
 
 
-def test_a_confirmation_is_not_confirmed_itself(tmp_path: Path) -> None:
-    """It would open the test set, and the search's count would not know."""
+@pytest.mark.parametrize(
+    ("command", "instead"),
+    [
+        (["confirm", "RUN"], "confirm the search itself: kd-tune confirm"),
+        (["search", "--resume", "RUN"], "go on with: kd-tune confirm"),
+        (
+            ["search", "search_spaces/mnist5k.yaml", "--name", "x", "--warm-start", "RUN"],
+            "learn from its search: --warm-start",
+        ),
+        (["analyze", "RUN"], "what it found stands in the report of its search:"),
+        (["analyze", "RUN", "--export", "x"], "what it found stands in the report of its search:"),
+        (["record", "--resume", "RUN", "--out", "x.parquet"], "what it found stands in the report of its search:"),
+    ],
+)
+def test_no_command_takes_a_confirmation_for_a_search(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str], instead: str
+) -> None:
+    """It would open the test set uncounted, or call figures unconfirmed that are not."""
     run = write_run(tmp_path / "run", distil=[(0.5, 6, 0.9)])
     place = write_run(run / "confirmation", distil=[(0.5, 6, 0.9)])
     write_json(place / confirmation.PLAN, toy_plan(candidate("distil", 10)).model_dump())
-    with pytest.raises(
-        ConfigError, match=r"this is a confirmation; confirm the search itself: kd-tune confirm .*/run$"
-    ):
-        confirm.confirm(place, REQUEST, Launch(), QUIET)
+    before = sorted(run.rglob("*"))
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(place) if word == "RUN" else word for word in command])
+    assert stop.value.code == cli.USAGE
+    assert f"{place}: this is a confirmation; {instead} {run}" in capsys.readouterr().err
+    assert sorted(run.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("num_test", "message"),
+    [(0, "npz: the data set has no test images"), (1, "npz: there is 1 test image; an interval needs at least 2")],
+)
+def test_test_images_must_be_enough_for_an_interval(tmp_path: Path, num_test: int, message: str) -> None:
+    """Found out after the opening, the search's only unbiased look would be spent."""
+    content = {name: array for name, array in grey_arrays().items() if num_test or not name.startswith("test")}
+    dataset = npz(write_npz(tmp_path / "few.npz", first_of_test(content, num_test)))
+    with pytest.raises(ConfigError, match=message):
+        confirm._check_test_images(dataset)
+    confirm._check_test_images(npz(write_npz(tmp_path / "two.npz", first_of_test(grey_arrays(), 2))))
+
+
+def first_of_test(content: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    return {name: array[:count] if name.startswith("test") else array for name, array in content.items()}
 
 
 def test_a_search_must_have_ended(tmp_path: Path) -> None:
@@ -166,11 +232,23 @@ def search_run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     )
 
 
+def break_one(place: Path) -> None:
+    """As a full disk would: its first training that has not ended."""
+    retrainings = Run(place)
+    plan = read_record(place / confirmation.PLAN, Plan)
+    proposer = RetrainingProposer(retrainings, plan, dict.fromkeys(retrainings.state.quota, ANYTHING))
+    trial = next(iter(retrainings.state.unfinished()), None) or proposer.propose()
+    assert trial is not None
+    retrainings.record("stopped", trial=trial.number, reason="failed", error="No space left on device")
+    retrainings.close()
+
+
 @pytest.fixture(scope="module")
 def confirmed(search_run: Path, ray_cluster: None) -> Confirmation:
-    """The search's confirmation, out of time at first, then gone on with."""
+    """The search's confirmation, out of time and of disk at first, then gone on with."""
     assert confirm.confirm(search_run, REQUEST, Launch(time_budget=0.01), QUIET) is None
     assert replay(search_run).test_openings == []
+    break_one(search_run / "confirmation")
     found = confirm.confirm(search_run, REQUEST, Launch(), QUIET)
     assert found is not None
     return found
@@ -192,10 +270,12 @@ def test_where_distillation_has_no_figure_the_test_set_stays_shut(
             retrainings.record("stopped", trial=trial.number, reason=reason)
     retrainings.close()
     with pytest.raises(
-        confirm.NothingUsable, match=r"the test set stays shut; left out: .*distil has no configuration"
+        confirm.NothingUsable,
+        match=r"test set stays shut; left out: .*distil has no configuration.* With --again",
     ):
         confirm.confirm(run, REQUEST, Launch(), QUIET)
     assert replay(run).test_openings == []
+    assert confirmation_number(run, [], again=True) == 2
 
 
 def test_everything_is_trained_to_the_end_on_fresh_seeds_in_two_launches(
@@ -228,6 +308,14 @@ def test_what_is_reported_is_the_best_by_trainings_that_are_not(search_run: Path
         assert [len(values) for values in means.values()] in ([], [2, 2])
         assert not means or max(means, key=lambda trial: sum(means[trial])) == arm.trial
     assert {event["purpose"] for event in proposed} == {"choose", "report"}
+
+
+def test_what_failed_was_trained_again_under_its_number(search_run: Path, confirmed: Confirmation) -> None:
+    events = list(read_events(search_run / "confirmation"))
+    (number,) = [event["trial"] for event in events if event.get("reason") == "failed"]
+    (reopened,) = [event for event in events if event["event"] == "reopened"]
+    assert reopened["trials"] == [number]
+    assert replay(search_run / "confirmation").trials[number].end == "completed"
 
 
 def test_the_opening_is_recorded_with_the_students_that_it_is_for(search_run: Path, confirmed: Confirmation) -> None:
@@ -313,10 +401,50 @@ def test_a_confirmation_is_gone_on_with_as_it_was_begun(
 ) -> None:
     run = shutil.copytree(search_run, tmp_path / "run", ignore=shutil.ignore_patterns("ray", "lock"))
     (run / "confirmation" / confirmation.FIGURES).unlink()
-    with pytest.raises(ConfigError, match="was begun with --seeds 2"):
+    with pytest.raises(ConfigError, match="was begun with --seeds 2; go on"):
         confirm.confirm(run, Request(2, 3), Launch(), QUIET)
     with pytest.raises(ConfigError, match="this is a confirmation; go on with: kd-tune confirm"):
         resume(run / "confirmation", Launch(), QUIET)
+
+
+@pytest.mark.parametrize(
+    ("asked", "seeds", "begun_with"),
+    [
+        (Selection(1, False), 2, "--top 2, --seeds 3"),
+        (Selection(2, True), 3, "--students best"),
+        (Selection(2, by="optimizer.lr"), 3, "no --by"),
+        (Selection(2, where={"optimizer.lr": 0.1}), 3, "no --where"),
+    ],
+)
+def test_what_was_begun_with_is_said_in_the_words_of_the_command(
+    tmp_path: Path, asked: Selection, seeds: int, begun_with: str
+) -> None:
+    plan = toy_plan(candidate("distil", 0), top=2).model_copy(update={"all_students": False})
+    write_json(tmp_path / confirmation.PLAN, plan.model_dump())
+    with pytest.raises(ConfigError, match=f"was begun with {begun_with}; go on with that, or delete the folder"):
+        confirm._go_on_with(tmp_path, asked, seeds, search_state(distil=[(0.5, 6, 0.9)]), QUIET)
+
+
+def test_a_confirmation_goes_on_by_its_plan_though_the_search_went_on(
+    search_run: Path, confirmed: Confirmation, tmp_path: Path
+) -> None:
+    """Its candidates might be others now, and no launch could bring the old ones back."""
+    run = shutil.copytree(search_run, tmp_path / "run", ignore=shutil.ignore_patterns("ray", "lock"))
+    (run / "confirmation" / confirmation.FIGURES).unlink()
+    search = Run(run)
+    draw = search.state.trials[confirmed.arms[0].trial].draw
+    search.record("extended", num_trials=2)
+    for _ in range(2):
+        number = len(search.state.trials)
+        search.record("proposed", trial=number, arm="distil", draw=draw | {"optimizer.lr": 0.05 + number / 1000})
+        search.record("epoch", trial=number, attempt=0, epoch=6, val_accuracy=0.9999, num_parameters=100)
+    search.record("stopped", trial=number, reason="completed")
+    search.close()
+    console = Console(file=io.StringIO(), width=200)
+    again = confirm.confirm(run, REQUEST, Launch(), console)
+    assert again is not None
+    assert again.arms == confirmed.arms, "the search's maximum beside a figure is of then, too"
+    assert "2 trials that the search had since then are not in it" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_the_report_leads_with_what_was_confirmed(search_run: Path, confirmed: Confirmation) -> None:

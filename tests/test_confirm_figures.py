@@ -136,6 +136,30 @@ def test_an_arm_that_the_search_never_had_at_the_student_has_empty_cells() -> No
     assert plots.confirmed(confirmation.arms_table(found)).axes
 
 
+@pytest.mark.parametrize(
+    ("trials", "expected"),
+    [
+        (8, []),
+        (3, []),
+        (2, ["2 trials of cross_entropy with it, but 8 of distil, so cross_entropy was tuned less there"]),
+    ],
+)
+def test_a_control_that_was_tuned_far_less_than_its_rival_is_said_to_be(trials: int, expected: list[str]) -> None:
+    """A handful of trials against many compares searches, not arms."""
+    found = toy_confirmation()
+    found.arms[1] = found.arms[1].model_copy(update={"search_trials": trials})
+    said = [line for line in confirmation.findings(found) if "tuned less" in line]
+    assert [line.removeprefix("studentnet width=0.5: the search has ") for line in said] == expected
+
+
+def test_a_configuration_that_another_student_lent_is_said_to_be_one() -> None:
+    found = toy_confirmation()
+    found.arms[1] = found.arms[1].model_copy(update={"moved": True})
+    assert "studentnet width=0.5: cross_entropy did best with trial 1 of another student, moved to it" in (
+        confirmation.findings(found)
+    )
+
+
 def test_a_control_that_wins_is_said_to_win() -> None:
     lost = toy_confirmation().comparisons[0].model_copy(update={"difference": -0.02, "low": -0.03, "high": -0.01})
     assert lost.sentence() == "cross_entropy beats distil by 2.00 points (1.00 to 3.00; p 0.01)"

@@ -112,6 +112,8 @@ def record_every_kind(run: Run) -> None:
     run.record(records.EXHAUSTED, arm="distil", trials=3)
     run.record(records.TEST_OPENED, purpose="confirm")
     run.record(records.STOPPED, trial=0, reason="completed", epoch=1)
+    run.record(records.STOPPED, trial=2, reason="failed", epoch=1, error="No space left on device")
+    run.record(records.REOPENED, trials=[2], quota={"distil": 4})
 
 
 def test_a_ledger_cut_at_every_byte_loads_to_its_last_whole_event(tmp_path: Path) -> None:
@@ -130,7 +132,8 @@ def test_a_ledger_cut_at_every_byte_loads_to_its_last_whole_event(tmp_path: Path
         assert replay(run.folder) == state, cut
     assert num_whole == len(events)
     assert state == run.state
-    assert (state.strata, state.quota, state.trials[0].spared_at) == ((1000, 4000), {"distil": 3}, 1)
+    assert (state.strata, state.quota, state.trials[0].spared_at) == ((1000, 4000), {"distil": 4}, 1)
+    assert (state.trials[2].end, state.trials[2].error, state.unfinished()) == (None, None, [state.trials[2]])
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)

@@ -53,6 +53,10 @@ def test_images_are_uint8_channels_first_and_labels_are_class_numbers(dataset: D
         assert int(part.images.max()) > 200, "the values run to 255, not to 1"
 
 
+def test_test_images_are_counted_without_an_opening(dataset: Dataset) -> None:
+    assert dataset.num_test == len(opened(dataset))
+
+
 def test_images_lie_in_memory_or_are_mapped_as_the_data_set_says(dataset: Dataset) -> None:
     for part in (dataset.train, dataset.val):
         assert is_mapped(part.images) != dataset.resident

@@ -130,8 +130,9 @@ def chosen_after(*outcomes: End | None) -> int | None:
         ),  # the mean, not the best
         ([("completed", 0.8)] * 4, 0),
         ([("diverged", 0.9), ("completed", 0.8), ("completed", 0.9), ("completed", 0.8)], 1),
-        ([("completed", 0.8), ("completed", 0.9), ("completed", 0.8), ("failed", 0.9)], 0),
-        ([("diverged", 0.9), ("completed", 0.9), ("completed", 0.9), ("failed", 0.9)], None),
+        ([("completed", 0.8), ("completed", 0.9), ("completed", 0.8), ("diverged", 0.9)], 0),
+        ([("diverged", 0.9), ("completed", 0.9), ("completed", 0.9), ("diverged", 0.9)], None),
+        ([("completed", 0.8), ("completed", 0.9), ("completed", 0.8), ("failed", 0.9)], None),  # nothing about it
         ([("completed", 0.9), ("completed", 0.8), ("completed", 0.9), None], None),
         ([("completed", 0.9), ("completed", 0.8), ("completed", 0.9)], None),
     ],
@@ -194,3 +195,21 @@ def test_an_arm_without_anything_to_choose_ends_early_and_the_others_go_on() -> 
     (said,) = [event for event in run.events if event["event"] == "exhausted"]
     assert said["why"] == "at a student, no candidate was trained to the end with every seed"
     assert searcher_of(begun(plan, run.events), plan).suggest("") == Searcher.FINISHED
+
+
+def test_what_failed_is_trained_again_under_its_number_before_the_choice_is_made() -> None:
+    """The disk was full: the choice waits, the launch ends, and the next one comes to what had been without it."""
+    undisturbed, run = begun(PLAN), begun(PLAN)
+    train(undisturbed, PLAN, completed)
+    train(run, PLAN, lambda number: ("failed", 0.1) if number in (1, 9) else completed(number))
+    assert [trial.number for trial in run.state.failed()] == [1, 9]
+    assert not set(reported(PLAN, DISTIL)) & set(run.state.trials), "one that needs number 1 is not proposed"
+    (said,) = [event for event in run.events if event["event"] == "exhausted"]
+    assert said["why"].startswith("a training that is needed for a choice failed")
+    run = begun(PLAN, run.events)
+    quota = {arm: sum(one.group[1] == arm for one in trainings_of(PLAN)) for _, arm in groups_of(PLAN)}
+    run.record("reopened", trials=[1, 9], quota=quota)
+    train(run, PLAN, completed)
+    ends = {number: (trial.draw, trial.end, trial.value) for number, trial in run.state.trials.items()}
+    assert ends == {number: (trial.draw, trial.end, trial.value) for number, trial in undisturbed.state.trials.items()}
+    assert not run.state.num_missing()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from kd_tune.class_groups import GroupsArgument, named_groups
-from kd_tune.data.dataset import Dataset, Images, from_parts
+from kd_tune.data.dataset import Dataset, Images, Part, from_parts
 from kd_tune.data.splits import NumTrain, SplitSeed
 from kd_tune.errors import ConfigError
 
@@ -39,8 +39,8 @@ def npz(
     return from_parts("npz", parts, None, flips, split_seed, num_train, where, named_groups(groups))
 
 
-def read_npz(path: Path) -> dict[str, Callable[[], Images]]:
-    """Readers of the parts that a file holds; a part is read when it is asked for."""
+def read_npz(path: Path) -> dict[str, Part]:
+    """The parts that a file holds; a part is read when it is asked for."""
     try:
         with zipfile.ZipFile(path) as archive:
             keys = {name.removesuffix(".npy") for name in archive.namelist()}
@@ -57,10 +57,19 @@ def read_npz(path: Path) -> dict[str, Callable[[], Images]]:
             f"{path}: the keys {', '.join(missing)} are missing; it holds {', '.join(sorted(keys)) or 'nothing'}"
         )
     return {
-        part: (lambda part=part: _read_part(path, part))  # type: ignore[misc]
+        part: Part(partial(_read_part, path, part), partial(_count, path, part))
         for part in ("train", "val", "test")
         if f"{part}_images" in keys
     }
+
+
+def _count(path: Path, part: str) -> int:
+    """How many labels there are: of images, numpy would have to read all."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return len(archive[f"{part}_labels"])
+    except Exception as error:  # see _read_part
+        raise ConfigError(f"{path}: {part} labels cannot be read: {error}") from None
 
 
 def _read_part(path: Path, part: str) -> Images:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -65,6 +65,19 @@ class Images:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A part of a data set that was not read yet.
+
+    Attributes:
+        load: reads it.
+        count: says how many images it holds, without reading one.
+    """
+
+    load: Callable[[], Images]
+    count: Callable[[], int]
+
+
+@dataclass(frozen=True)
 class Mapped:
     """What was found out about images while they were decoded into files, so that no file is read again to know it.
 
@@ -111,7 +124,7 @@ class Dataset:
     train_positions: np.ndarray
     val_positions: np.ndarray
     num_before_split: int
-    _load_test: Callable[[], Images] | None = field(repr=False)
+    _test: Part | None = field(repr=False)
     mapped: Mapped | None = None
     class_groups: Groups | None = None
 
@@ -121,9 +134,9 @@ class Dataset:
         return self.mapped is None
 
     @property
-    def has_test(self) -> bool:
-        """Whether there are test images to open."""
-        return self._load_test is not None
+    def num_test(self) -> int:
+        """How many test images there are, which takes no look at them."""
+        return 0 if self._test is None else self._test.count()
 
     @property
     def num_classes(self) -> int:
@@ -176,10 +189,10 @@ class Dataset:
             purpose: who looks and why, for the record.
             log: writes the opening where it will be found.
         """
-        if self._load_test is None:
+        if self._test is None:
             raise ConfigError(f"{self.name}: the data set has no test images")
         log({"purpose": purpose, "dataset": self.name, "data_fingerprint": self.fingerprint})
-        test = self._load_test()
+        test = self._test.load()
         if test.labels.max() >= self.num_classes or test.images.shape[1:] != self.train.images.shape[1:]:
             raise ConfigError(f"{self.name}: the test images' shape or labels do not fit those of the training images")
         return test
@@ -195,7 +208,7 @@ def normalisation_of(counts: Sequence[np.ndarray]) -> dict[str, list[float]]:
 
 def from_parts(
     name: str,
-    parts: dict[str, Callable[[], Images]],
+    parts: Mapping[str, Part],
     class_names: tuple[str, ...] | None,
     flips: bool,
     split_seed: int,
@@ -207,7 +220,7 @@ def from_parts(
 
     Args:
         name: its key in DATASETS.
-        parts: readers of `train` and, where they exist, `val` and `test`; the last is called when it is opened.
+        parts: `train` and, where they exist, `val` and `test`; the last is read when it is opened.
         class_names: by class number; None: the numbers themselves.
         flips: whether a mirrored image keeps its class.
         split_seed: which tenth of the training images validates, if there is no `val`.
@@ -215,10 +228,10 @@ def from_parts(
         where: the data lie, for messages.
         class_groups: of classes that are alike.
     """
-    train = parts["train"]()
+    train = parts["train"].load()
     split: dict[str, Any] = {"split_seed": split_seed}
     if "val" in parts:
-        val = parts["val"]()
+        val = parts["val"].load()
         split["val"] = "the file's own"
         order, held_out = np.arange(len(train)), len(train) + np.arange(len(val))
     else:
@@ -238,7 +251,7 @@ def from_parts(
         train_positions=order,
         val_positions=held_out,
         num_before_split=len(train) + (len(val) if "val" in parts else 0),
-        _load_test=parts.get("test"),
+        _test=parts.get("test"),
         class_groups=class_groups,
     )
     check(dataset, where)

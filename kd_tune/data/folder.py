@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from kd_tune.class_groups import GroupsArgument, group_problems, named_groups
-from kd_tune.data.dataset import Dataset, Images, check_num_train
+from kd_tune.data.dataset import Dataset, Images, Part, check_num_train
 from kd_tune.data.decoded import Files, decoded
 from kd_tune.data.splits import VALIDATION_SHARE, NumTrain, SplitSeed, interleave_classes, split_by_class
 from kd_tune.errors import ConfigError
@@ -79,7 +79,7 @@ def image_folder(
         train_positions=positions["train"][:count],
         val_positions=positions["val"],
         num_before_split=sum(len(listing.labels) for listing in listings.values()),
-        _load_test=partial(_load_test, source, folders["test"], image_size, channels) if "test" in folders else None,
+        _test=_test_part(source, folders["test"], image_size, channels) if "test" in folders else None,
         mapped=mapped if count == available else mapped.of_first(count),
         class_groups=class_groups,
     )
@@ -187,6 +187,10 @@ def _at(listings: Mapping[str, Listing], positions: np.ndarray) -> Files:
     paths = [path for listing in listings.values() for path in listing.paths]
     labels = np.concatenate([listing.labels for listing in listings.values()])
     return Files([paths[position] for position in positions], labels[positions])
+
+
+def _test_part(source: Path, folder: Path, image_size: int, channels: int) -> Part:
+    return Part(partial(_load_test, source, folder, image_size, channels), lambda: len(_list(folder).labels))
 
 
 def _load_test(source: Path, folder: Path, image_size: int, channels: int) -> Images:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 
 from kd_tune.class_groups import Groups
 from kd_tune.data.arrays import read_npz
-from kd_tune.data.dataset import Dataset, Images, from_parts
+from kd_tune.data.dataset import Dataset, Images, Part, from_parts
 from kd_tune.data.splits import NumTrain, SplitSeed, split_by_class
 from kd_tune.errors import ConfigError
 from kd_tune.paths import cache_folder
@@ -125,7 +125,7 @@ def mnist5k(source: Path | None = None) -> Dataset:
         train_positions=train,
         val_positions=val,
         num_before_split=len(rest),
-        _load_test=lambda: everything.take(test),
+        _test=Part(lambda: everything.take(test), lambda: len(test)),
     )
 
 
@@ -155,13 +155,20 @@ def _load(name: str, source: Path | None, split_seed: int, num_train: int | None
     """One of PUBLISHED from torchvision's files."""
     root = source or default_source(name)
     train = _open(name, root, train=True)
-    parts = {"train": lambda: _images(train), "test": lambda: _images(_open(name, root, train=False))}
+
+    def test() -> Any:
+        return _open(name, root, train=False)
+
+    parts = {
+        "train": Part(lambda: _images(train), lambda: len(train.data)),
+        "test": Part(lambda: _images(test()), lambda: len(test().data)),
+    }
     return _split(name, parts, tuple(train.classes), root, split_seed, num_train)
 
 
 def _split(
     name: str,
-    parts: dict[str, Callable[[], Images]],
+    parts: Mapping[str, Part],
     class_names: tuple[str, ...],
     source: Path,
     split_seed: int,
