@@ -96,7 +96,7 @@ def test_a_trial_that_failed_makes_room_for_its_draw(run: Run) -> None:
 def test_a_watcher_is_told_that_an_arm_has_ended(run: Run, terminal: bool) -> None:
     written = io.StringIO()
     run.listeners.append(
-        Watch(Console(file=written, width=200, force_terminal=terminal, highlight=False), run.state, 9)
+        Watch(Console(file=written, width=200, force_terminal=terminal, highlight=False), run.state, 9, prunes=True)
     )
     suggestions(run, SearchConfig())
     assert "distil ends with 3 trials: its space holds no draw that was not tried" in written.getvalue()

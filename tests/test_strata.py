@@ -211,7 +211,7 @@ def test_a_search_for_the_best_counts_no_students(tmp_path: Path, toy_dataset: D
 def test_every_stratum_keeps_its_best_checkpoints_and_the_live_table_shows_each(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", "trial: {}\n", toy_manifest())
     output = io.StringIO()
-    watch = Watch(Console(file=output, width=120), run.state, 1)
+    watch = Watch(Console(file=output, width=120), run.state, 1, prunes=True)
     run.listeners += [_CheckpointKeeper(run.folder), watch]
     run.record(records.STARTED, quota={"distil": 14}, strata=(1000, 2000))
     for number in range(14):
