@@ -37,7 +37,7 @@ from kd_tune.search_file import SearchFile
 from kd_tune.searcher import RunSearcher
 from kd_tune.trainable import Host, RunContext, train_trial
 
-CLIENT_MEMORY = 100e6  # bytes of a trial that only reports
+CLIENT_MEMORY = 200e6  # bytes of a trial that only reports
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,21 @@ def fit(
     time_budget: float | None,
 ) -> None:
     """Gives Ray everything that a run still has to do; returns when it is done, interrupted, or out of time."""
-    tuner = tune.Tuner(
-        _trainable(file.resources, context, slots),
+    with _trainable(file.resources, context, slots) as trainable, _signals():
+        _tuner(trainable, run, file, searcher, scheduler, slots, time_budget).fit()
+
+
+def _tuner(
+    trainable: Any,
+    run: Run,
+    file: SearchFile,
+    searcher: RunSearcher,
+    scheduler: RunScheduler,
+    slots: Slots,
+    time_budget: float | None,
+) -> tune.Tuner:
+    return tune.Tuner(
+        trainable,
         tune_config=tune.TuneConfig(
             metric=METRIC,
             mode="max",
@@ -113,15 +126,15 @@ def fit(
             verbose=0,
         ),
     )
-    with _signals():
-        tuner.fit()
 
 
-def _trainable(resources: ResourcesConfig, context: RunContext, slots: Slots) -> Any:
-    """What Ray runs for a trial: the whole of it, or a client of a host that trains several."""
+@contextmanager
+def _trainable(resources: ResourcesConfig, context: RunContext, slots: Slots) -> Iterator[Any]:
+    """What Ray runs for a trial: the whole of it, or a client of a host that trains several and ends with the search."""
     one = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
     if slots.stack == 1:
-        return tune.with_resources(tune.with_parameters(train_trial, context=context), one)
+        yield tune.with_resources(tune.with_parameters(train_trial, context=context), one)
+        return
     actor = ray.remote(Host).options(
         num_cpus=one["cpu"],
         num_gpus=one["gpu"],
@@ -129,10 +142,14 @@ def _trainable(resources: ResourcesConfig, context: RunContext, slots: Slots) ->
         max_restarts=-1,
     )
     hosts = [actor.remote(context) for _ in range(slots.places)]
-    # A client needs no core, which its host has; Ray wants it to need something.
-    return tune.with_resources(
-        tune.with_parameters(follow_trial, hosts=hosts), tune.PlacementGroupFactory([{"memory": CLIENT_MEMORY}])
-    )
+    try:
+        # A client needs no core, which its host has; Ray wants it to need something.
+        yield tune.with_resources(
+            tune.with_parameters(follow_trial, hosts=hosts), tune.PlacementGroupFactory([{"memory": CLIENT_MEMORY}])
+        )
+    finally:
+        for host in hosts:  # Ray keeps handles that clients had, and with them the cores that the next search needs
+            ray.kill(host)
 
 
 @contextmanager
