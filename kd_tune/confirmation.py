@@ -182,6 +182,8 @@ class Confirmation(Record):
         class_groups: of classes that are alike; None: the data set names none.
         teacher: whose answers to the test images are kept beside the students'; None: they had none, or several, or
             one of which there are no more than its answers to the training images.
+        versions: at the launch that opened the test set (those of the trainings stand in the confirmation's manifest);
+            None in files of before they were kept.
     """
 
     created: str
@@ -197,6 +199,7 @@ class Confirmation(Record):
     class_names: list[str]
     class_groups: dict[str, list[str]] | None
     teacher: str | None
+    versions: dict[str, Any] | None = None
 
 
 def folder_of(run: Path, number: int) -> Path:

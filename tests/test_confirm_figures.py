@@ -9,6 +9,7 @@ from kd_tune import confirmation, plots
 from kd_tune.confirm_figures import Answers, collect, make_figures
 from kd_tune.confirmation import Plan
 from kd_tune.ledger import RunState
+from kd_tune.manifest import versions
 from kd_tune.retraining import trainings_of
 from tests.confirmations import SPACE, candidate, search_state, toy_confirmation, toy_plan
 from tests.searches import toy_manifest
@@ -90,6 +91,7 @@ def test_figures_compare_distillation_with_every_control_at_the_same_student() -
     assert [arm.search_maximum for arm in found.arms] == [0.9, 0.9, 0.9, 0.8, 0.8]
     assert found.arms[0].test_accuracies == answers.right[0].mean(1).tolist()
     assert (found.teacher, found.class_groups) == ("sage", {"all": ["no", "yes"]})
+    assert found.versions == versions(), "the search may have been made by other ones"
 
 
 def test_values_of_a_parameter_are_compared_each_with_all_before_it() -> None:
