@@ -13,6 +13,9 @@ Counted over runs:
   choice would choose that luck if it chose among the trainings that are reported. Identical candidates are the worst
   case: nothing but luck can be chosen.
 
+Arms that differ are simulated too, in expected accuracy and in their spread over seeds: there the interval of the
+difference must hold the true difference.
+
 Beside it, where there is nothing to choose, the plain crossed bootstrap: seeds and images drawn again, percentiles of
 1,000 draws.
 
@@ -39,6 +42,8 @@ from kd_tune.retraining import num_choosing
 ACCURACIES = ((0.65, 0.01), (0.85, 0.002), (0.85, 0.01), (0.98, 0.005))  # with their standard deviation over seeds
 SEEDS = (3, 5, 10)
 USUAL = {"accuracy": 0.85, "deviation": 0.01, "seeds": 5, "images": 10_000, "common": 1.0, "candidates": 1}
+# Arms that differ from the first: their accuracy and its standard deviation; seeds, difficulty in common.
+UNEQUAL = ((0.83, 0.01, 5, 1.0), (0.83, 0.002, 3, 0.8), (0.83, 0.03, 5, 0.8))
 VALIDATION_IMAGES = 5000  # CIFAR-10's; of fewer the choice sees less of the seeds' luck
 SPREAD = 3.0  # standard deviation of difficulties, log odds
 NUM_ARMS = 3
@@ -74,7 +79,9 @@ def settings() -> list[dict[str, Any]]:
     ]
     found += [USUAL | {"images": 1000, "seeds": seeds, "candidates": k} for k in (1, 3) for seeds in SEEDS]
     found += [USUAL | {"common": 0.8, "candidates": candidates} for candidates in (1, 3)]
-    return found + [USUAL | {"candidates": candidates} for candidates in (2, 5, 10)]
+    found += [USUAL | {"candidates": candidates} for candidates in (2, 5, 10)]
+    names = ("other_accuracy", "other_deviation", "seeds", "common")
+    return found + [USUAL | dict(zip(names, setting, strict=True)) for setting in UNEQUAL]
 
 
 def _arguments() -> argparse.Namespace:
@@ -93,67 +100,86 @@ def expected(log_odds: float, deviation: float) -> float:
 
 def _simulate(setting: dict[str, Any], runs: int, random: np.random.Generator) -> dict[str, float]:
     """Shares of runs, by what is counted; and the bias."""
-    centre = optimize.brentq(lambda value: expected(value, SPREAD) - setting["accuracy"], -20, 20)
-    slope = (expected(centre + 1e-3, SPREAD) - expected(centre - 1e-3, SPREAD)) / 2e-3
-    seed_effect = setting["deviation"] / slope
-    truth = expected(centre, float(np.hypot(SPREAD, seed_effect)))
+    first = setting["accuracy"], setting["deviation"]
+    others = setting.get("other_accuracy", first[0]), setting.get("other_deviation", first[1])
+    centres, seed_effects, truths = np.array([_arm(*first)] + [_arm(*others)] * (NUM_ARMS - 1)).T
     found: list[dict[str, float]] = []
     bootstrapped: list[dict[str, bool]] = []
     for run in range(runs):
-        effects = _train(random, setting, centre, seed_effect)
-        arms = _answers(random, setting["images"], setting["common"], centre, effects)
-        found.append(_judge(arms, truth))
+        effects = _train(random, setting, centres, seed_effects)
+        arms = _answers(random, setting["images"], setting["common"], centres, effects)
+        found.append(_judge(arms, truths))
         if setting["candidates"] == 1 and run % BOOTSTRAPPED_RUNS == 0:
-            bootstrapped.append(_bootstrap(random, arms, truth))
+            bootstrapped.append(_bootstrap(random, arms, truths))
     return _means(found) | _means(bootstrapped)
+
+
+def _arm(accuracy: float, deviation: float) -> tuple[float, float, float]:
+    """An arm's log odds of an image of middling difficulty, its seeds' effect on them, and its expected accuracy.
+
+    Args:
+        accuracy: of a seed without effect.
+        deviation: of accuracies over seeds.
+    """
+    centre = optimize.brentq(lambda value: expected(value, SPREAD) - accuracy, -20, 20)
+    slope = (expected(centre + 1e-3, SPREAD) - expected(centre - 1e-3, SPREAD)) / 2e-3
+    seed_effect = deviation / slope
+    return centre, seed_effect, expected(centre, float(np.hypot(SPREAD, seed_effect)))
 
 
 def _means(found: list[dict[str, Any]]) -> dict[str, float]:
     return {name: float(np.mean([one[name] for one in found])) for name in (found[0] if found else ())}
 
 
-def _train(random: np.random.Generator, setting: dict[str, Any], centre: float, seed_effect: float) -> np.ndarray:
+def _train(
+    random: np.random.Generator, setting: dict[str, Any], centres: np.ndarray, seed_effects: np.ndarray
+) -> np.ndarray:
     """`[A, S]`: the effects of the trainings that are reported, of every arm's chosen candidate."""
+    by_arm = seed_effects[:, None, None]
     num_candidates, seeds = setting["candidates"], setting["seeds"]
-    reported = seed_effect * random.standard_normal((NUM_ARMS, num_candidates, seeds))
+    reported = by_arm * random.standard_normal((NUM_ARMS, num_candidates, seeds))
     if num_candidates == 1:
         return reported[:, 0]
-    choosing = seed_effect * random.standard_normal((NUM_ARMS, num_candidates, num_choosing(seeds)))
-    best = _choose(random, setting, centre, choosing)
+    choosing = by_arm * random.standard_normal((NUM_ARMS, num_candidates, num_choosing(seeds)))
+    best = _choose(random, setting, centres, choosing)
     chosen: np.ndarray = reported[np.arange(NUM_ARMS), best]
     return chosen
 
 
-def _choose(random: np.random.Generator, setting: dict[str, Any], centre: float, effects: np.ndarray) -> np.ndarray:
+def _choose(
+    random: np.random.Generator, setting: dict[str, Any], centres: np.ndarray, effects: np.ndarray
+) -> np.ndarray:
     """`[A]`: of every arm's candidates `[A, K, C]` the one that is best on validation images."""
-    right = _answers(random, VALIDATION_IMAGES, setting["common"], centre, effects.reshape(len(effects), -1))
+    right = _answers(random, VALIDATION_IMAGES, setting["common"], centres, effects.reshape(len(effects), -1))
     best: np.ndarray = right.mean(-1).reshape(effects.shape).mean(-1).argmax(-1)
     return best
 
 
 def _answers(
-    random: np.random.Generator, images: int, common_share: float, centre: float, effects: np.ndarray
+    random: np.random.Generator, images: int, common_share: float, centres: np.ndarray, effects: np.ndarray
 ) -> np.ndarray:
     """`[A, S, N]`: whether each training, by its effect `[A, S]`, gets each of new images right."""
     everybody = np.sqrt(common_share) * random.standard_normal(images, dtype=np.float32)
     own = np.sqrt(1 - common_share) * random.standard_normal((NUM_ARMS, 1, images), dtype=np.float32)
-    odds = np.exp((centre + SPREAD * (everybody + own)).astype(np.float32))
+    odds = np.exp((centres.astype(np.float32)[:, None, None] + SPREAD * (everybody + own)).astype(np.float32))
     drawn = random.random((*effects.shape, images), dtype=np.float32)
     # drawn < odds / (1 + odds), of the odds with the training's effect: an exponential an image, not one an answer
     right: np.ndarray = drawn < (1 - drawn) * odds * np.exp(effects)[..., None].astype(np.float32)
     return right
 
 
-def _judge(arms: np.ndarray, truth: float) -> dict[str, float]:
-    """What a confirmation says of these answers, against what is true."""
+def _judge(arms: np.ndarray, truths: np.ndarray) -> dict[str, float]:
+    """What a confirmation says of these answers, against what is true; equal arms may be called different, too."""
     interval = statistics.accuracy(arms[0])
     differences = [statistics.difference(arms[0], other) for other in arms[1:]]
-    return {
-        "accuracy_held": interval.low <= truth <= interval.high,
-        "difference_held": differences[0].low <= 0 <= differences[0].high,
-        "called_different": min(statistics.holm([found.p_value for found in differences])) < 0.05,
-        "bias": interval.value - truth,
+    said = {
+        "accuracy_held": interval.low <= truths[0] <= interval.high,
+        "difference_held": differences[0].low <= truths[0] - truths[1] <= differences[0].high,
+        "bias": interval.value - truths[0],
     }
+    if truths[0] == truths[1]:
+        said["called_different"] = min(statistics.holm([found.p_value for found in differences])) < 0.05
+    return said
 
 
 @lru_cache(maxsize=1)
@@ -163,7 +189,7 @@ def _draws(images: int) -> np.ndarray:
     return counts.astype(np.float32)
 
 
-def _bootstrap(random: np.random.Generator, arms: np.ndarray, truth: float) -> dict[str, bool]:
+def _bootstrap(random: np.random.Generator, arms: np.ndarray, truths: np.ndarray) -> dict[str, bool]:
     """The plain crossed bootstrap of the first arm's accuracy, and of its difference from the second."""
     _, seeds, images = arms.shape
     by_seed = np.einsum("bn,asn->bas", _draws(images), arms[:2].astype(np.float32), optimize=True) / images
@@ -171,14 +197,15 @@ def _bootstrap(random: np.random.Generator, arms: np.ndarray, truth: float) -> d
     means = (by_seed * drawn_seeds).sum(-1) / seeds  # [draws, arms]
     low, high = np.quantile(np.stack([means[:, 0], means[:, 0] - means[:, 1]]), [0.025, 0.975], axis=1)
     return {
-        "bootstrap_accuracy_held": bool(low[0] <= truth <= high[0]),
-        "bootstrap_difference_held": bool(low[1] <= 0 <= high[1]),
+        "bootstrap_accuracy_held": bool(low[0] <= truths[0] <= high[0]),
+        "bootstrap_difference_held": bool(low[1] <= truths[0] - truths[1] <= high[1]),
     }
 
 
 def _markdown(result: dict[str, Any]) -> str:
     rows, runs = result["settings"], result["conditions"]["arguments"]["runs"]
-    plain = [row for row in rows if row["candidates"] == 1]
+    unequal = [row for row in rows if "other_accuracy" in row]
+    plain = [row for row in rows if row["candidates"] == 1 and row not in unequal]
     counts = sorted({row["candidates"] for row in rows} - {1})
     by_count = [f"- {k}: {_summary([row for row in rows if row['candidates'] == k])}." for k in counts]
     seeds = USUAL["seeds"]
@@ -186,7 +213,7 @@ def _markdown(result: dict[str, Any]) -> str:
     broken = [f"- {line}" for row in rows for line in _broken(row, runs)]
     wide = [row for row in rows if max(row[name] for name in INTERVALS) > PROMISED[1]]
     header = ["candidates", "accuracy", "sd over seeds, points", "seeds", "test images", "difficulty in common"]
-    header += ["accuracy's interval holds it", "difference's holds 0", "identical arms called different"]
+    header += ["other arms", "accuracy's interval holds it", "difference's holds it", "identical arms called different"]
     header += ["bias, points", "bootstrap: accuracy", "bootstrap: difference"]
     return f"""
 # Intervals that hold what they promise
@@ -205,6 +232,12 @@ seeds, one is chosen by its mean on {VALIDATION_IMAGES:,} validation images, and
 What is reported had no part in the choice, so the choice is paid with trainings instead of a bias: with {seeds} seeds,
 {", ".join(work)}, and {seeds} where there is nothing to choose.
 
+## Arms that differ
+
+Over {len(unequal)} settings in which the other arms have another expected accuracy or spread over seeds, a difference's
+interval holds the true difference in {_extremes(unequal, "difference_held")} of runs, an accuracy's the accuracy in
+{_extremes(unequal, "accuracy_held")}.
+
 ## Outside of the promise
 
 Promised are intervals that hold in 93 to 97 % of runs, and at most 5 % of identical arms called different. What
@@ -217,7 +250,8 @@ In {len(wide)} of {len(rows)} settings an interval holds in more than 97 %: it i
 ## All settings
 
 `difficulty in common`: the share of the variance of the images' difficulties that does not depend on the arm; 100 %
-for arms that are the same configuration.
+for arms that are the same configuration. `other arms`: their accuracy and its sd over seeds in points, where they
+differ from the first arm's.
 
 {common.table(header, [_cells(row) for row in rows])}
 
@@ -252,9 +286,14 @@ def _broken(row: dict[str, Any], runs: int) -> list[str]:
     """What a setting promises and does not hold, on the side that misleads."""
     where = f"{row['candidates']} candidates, accuracy {row['accuracy']:.0%}, sd {100 * row['deviation']:g} points, "
     where += f"{row['seeds']} seeds, {row['images']:,} images, {row['common']:.0%} in common"
+    where += f", other arms {_other(row)}" if _other(row) else ""
     wrong = [name for name in INTERVALS if row[name] < PROMISED[0]]
-    wrong += ["called_different"] if row["called_different"] > MOST_CALLED else []
+    wrong += ["called_different"] if row.get("called_different", 0) > MOST_CALLED else []
     return [f"{where}: {NAMES[name]} {row[name]:.1%} (+- {2 * _error(row[name], runs):.1f} points)" for name in wrong]
+
+
+def _other(row: dict[str, Any]) -> str:
+    return f"{row['other_accuracy']:.0%}, {100 * row['other_deviation']:g}" if "other_accuracy" in row else ""
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -262,9 +301,13 @@ def _cells(row: dict[str, Any]) -> list[str]:
     plain = ("bootstrap_accuracy_held", "bootstrap_difference_held")
     return [
         *(str(row["candidates"]), f"{row['accuracy']:.0%}", f"{100 * row['deviation']:g}", str(row["seeds"])),
-        *(str(row["images"]), f"{row['common']:.0%}", *(f"{row[name]:.1%}" for name in shares)),
-        *(f"{100 * row['bias']:+.2f}", *(f"{row[name]:.1%}" if name in row else "" for name in plain)),
+        *(str(row["images"]), f"{row['common']:.0%}", _other(row), *(_share(row, name) for name in shares)),
+        *(f"{100 * row['bias']:+.2f}", *(_share(row, name) for name in plain)),
     ]
+
+
+def _share(row: dict[str, Any], name: str) -> str:
+    return f"{row[name]:.1%}" if name in row else ""
 
 
 if __name__ == "__main__":

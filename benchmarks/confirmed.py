@@ -15,7 +15,8 @@ from common import arguments_parser, table, write_result
 
 from kd_tune import confirmation, results
 from kd_tune.errors import ConfigError
-from kd_tune.ledger import RunState
+from kd_tune.ledger import MANIFEST, Manifest, RunState
+from kd_tune.paths import read_record
 
 
 def main() -> None:
@@ -24,9 +25,10 @@ def main() -> None:
     parser.add_argument("--name", required=True, help="of the result")
     arguments = parser.parse_args()
     tables = results.read(arguments.run)
-    found = confirmation.latest(arguments.run)
-    if found is None:
+    found, place = confirmation.latest(arguments.run), confirmation.latest_folder(arguments.run)
+    if found is None or place is None:
         raise ConfigError(f"{arguments.run}: is not confirmed; kd-tune confirm {arguments.run} does that")
+    retrained = read_record(place / MANIFEST, Manifest)
     openings = [event["command"] for event in tables.state.test_openings]
     result = {
         "confirmation": found.model_dump(),
@@ -35,14 +37,15 @@ def main() -> None:
         "trials": len(tables.state.trials),
         "epochs": _epochs(tables.state),
         "manifest": tables.manifest.model_dump(exclude={"source"}),
+        "confirmation_manifest": retrained.model_dump(include={"created", "seed", "versions", "hardware"}),
     }
     manifest = tables.manifest
     teachers = [f"{name} ({facts.val_accuracy:.2%} on validation)" for name, facts in manifest.teachers.items()]
     made = [
-        f"search file {manifest.search_file}; begun {manifest.created}, confirmed {found.created}",
+        f"search file {manifest.search_file}; confirmed {found.created}",
         f"teachers: {', '.join(teachers)}",
-        f"machine: {', '.join(f'{name} {value}' for name, value in manifest.hardware.items())}",
-        f"versions: {', '.join(f'{name} {value}' for name, value in manifest.versions.items())}",
+        f"the search: {made_with(manifest)}",
+        f"the confirmation's trainings: {made_with(retrained)}",
     ]
     shown = confirmation.shown_arms(found)
     markdown = f"""# {arguments.name.replace("_", " ").capitalize()}: a confirmed search
@@ -64,6 +67,12 @@ def main() -> None:
 {_list(made)}
 """
     write_result(arguments.name, result, markdown, arguments.out)
+
+
+def made_with(manifest: Manifest) -> str:
+    """When, on which machine and with which versions a run was begun."""
+    facts = manifest.hardware | manifest.versions
+    return f"begun {manifest.created}; {', '.join(f'{name} {value}' for name, value in facts.items())}"
 
 
 def _epochs(state: RunState) -> int:

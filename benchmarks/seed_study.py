@@ -225,7 +225,8 @@ def section(part: Part, pictures: str) -> str:
     ]
     for about, found in part.found.items():
         parts += [f"### Accuracy, {about}", accuracy_markdown(found, part.told[about], dataset == "cifar10")]
-        parts += ["\n".join(f"- {comparison.sentence()}" for comparison in found.comparisons)]
+        count = len(found.comparisons)
+        parts += ["\n".join(f"- {comparison.sentence(count)}" for comparison in found.comparisons)]
     parts += [
         f"![Accuracy by model]({pictures}/{part.name}_accuracy.png)",
         "### What the outcome owes to temperature and rate",
@@ -304,7 +305,7 @@ def claims(part: Part) -> list[str]:
 
 
 def _beats(found: Confirmation, about: str) -> str:
-    sentences = [one.sentence() for one in found.comparisons if one.second == HARD]
+    sentences = [one.sentence(len(found.comparisons)) for one in found.comparisons if one.second == HARD]
     holds = [
         one.first for one in found.comparisons if one.second == HARD and one.difference > 0 and _is_real(one.p_value)
     ]

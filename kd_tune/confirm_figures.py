@@ -17,6 +17,7 @@ import numpy as np
 from kd_tune import candidates, statistics
 from kd_tune.confirmation import Candidate, Comparison, Confirmation, ConfirmedArm, Plan
 from kd_tune.ledger import Manifest, RunState, TrialState
+from kd_tune.manifest import versions
 from kd_tune.paths import file_name
 from kd_tune.ranges import branch_name
 from kd_tune.records import DISTIL
@@ -146,6 +147,7 @@ def make_figures(
         class_names=manifest.dataset["class_names"],
         class_groups=None if class_groups is None else {name: list(of) for name, of in class_groups.items()},
         teacher=answers.teacher,
+        versions=versions(),
     )
 
 

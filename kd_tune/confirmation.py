@@ -143,14 +143,21 @@ class Comparison(Record):
     high: float
     p_value: float
 
-    def sentence(self) -> str:
-        """What was found, for a person."""
+    def sentence(self, num_comparisons: int) -> str:
+        """What was found, for a person.
+
+        Args:
+            num_comparisons: of the confirmation, which the p-value is adjusted for and the interval is not.
+        """
         interval = f"{100 * self.low:+.2f} to {100 * self.high:+.2f}"
         if self.p_value >= SIGNIFICANT:
-            return (
+            said = (
                 f"not decidable whether {self.first} or {self.second} is better: the difference is "
                 f"{100 * self.difference:+.2f} points ({interval}; p {self.p_value:.2g})"
             )
+            if self.low <= 0 <= self.high:
+                return said
+            return f"{said}. The interval is of this difference alone, p is adjusted for {num_comparisons} comparisons"
         better, worse, sign = (self.first, self.second, 1) if self.difference > 0 else (self.second, self.first, -1)
         ends = sorted((sign * self.low, sign * self.high))
         points = f"{100 * sign * self.difference:.2f} points ({100 * ends[0]:.2f} to {100 * ends[1]:.2f}"
@@ -175,6 +182,8 @@ class Confirmation(Record):
         class_groups: of classes that are alike; None: the data set names none.
         teacher: whose answers to the test images are kept beside the students'; None: they had none, or several, or
             one of which there are no more than its answers to the training images.
+        versions: at the launch that opened the test set (those of the trainings stand in the confirmation's manifest);
+            None in files of before they were kept.
     """
 
     created: str
@@ -190,6 +199,7 @@ class Confirmation(Record):
     class_names: list[str]
     class_groups: dict[str, list[str]] | None
     teacher: str | None
+    versions: dict[str, Any] | None = None
 
 
 def folder_of(run: Path, number: int) -> Path:
@@ -287,7 +297,8 @@ def configurations(confirmation: Confirmation) -> list[str]:
 
 def findings(confirmation: Confirmation) -> list[str]:
     """What to say below the table: comparisons, what is missing, and what is known of the teachers."""
-    lines = [f"{comparison.student}: {comparison.sentence()}" for comparison in confirmation.comparisons]
+    count = len(confirmation.comparisons)
+    lines = [f"{comparison.student}: {comparison.sentence(count)}" for comparison in confirmation.comparisons]
     if len(confirmation.search_arms) == 1 and confirmation.by is None:
         lines.append("no control: there is nothing to compare distillation with")
     lines += [text for arm in confirmation.arms for text in _effort(arm, confirmation)]

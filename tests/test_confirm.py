@@ -454,7 +454,7 @@ def test_the_report_leads_with_what_was_confirmed(search_run: Path, confirmed: C
     assert text.index("## Confirmed on 40 test images with 2 fresh seeds") < text.index("**unconfirmed**")
     assert "The test set was opened 1 times" in text
     for comparison in confirmed.comparisons:
-        assert comparison.sentence() in text
+        assert comparison.sentence(len(confirmed.comparisons)) in text
     assert (page.parent / "confirmed.png").read_bytes().startswith(b"\x89PNG")
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert said.index("Confirmed on 40 test images") < said.index("(unconfirmed)")

@@ -9,6 +9,7 @@ from kd_tune import confirmation, plots
 from kd_tune.confirm_figures import Answers, collect, make_figures
 from kd_tune.confirmation import Plan
 from kd_tune.ledger import RunState
+from kd_tune.manifest import versions
 from kd_tune.retraining import trainings_of
 from tests.confirmations import SPACE, candidate, search_state, toy_confirmation, toy_plan
 from tests.searches import toy_manifest
@@ -85,11 +86,12 @@ def test_figures_compare_distillation_with_every_control_at_the_same_student() -
         ("studentnet width=0.25", "cross_entropy"),
     ]
     beaten, equal, _ = found.comparisons
-    assert beaten.sentence().startswith("distil beats cross_entropy by 3")
-    assert equal.sentence().startswith("not decidable whether distil or label_smoothing is better")
+    assert beaten.sentence(3).startswith("distil beats cross_entropy by 3")
+    assert equal.sentence(3).startswith("not decidable whether distil or label_smoothing is better")
     assert [arm.search_maximum for arm in found.arms] == [0.9, 0.9, 0.9, 0.8, 0.8]
     assert found.arms[0].test_accuracies == answers.right[0].mean(1).tolist()
     assert (found.teacher, found.class_groups) == ("sage", {"all": ["no", "yes"]})
+    assert found.versions == versions(), "the search may have been made by other ones"
 
 
 def test_values_of_a_parameter_are_compared_each_with_all_before_it() -> None:
@@ -106,9 +108,9 @@ def test_values_of_a_parameter_are_compared_each_with_all_before_it() -> None:
         ("alpha=2", "alpha=0"),
         ("alpha=2", "alpha=1"),
     ]
-    assert found.comparisons[0].sentence().startswith("alpha=1 beats alpha=0 by ")
+    assert found.comparisons[0].sentence(3).startswith("alpha=1 beats alpha=0 by ")
     assert [arm.export for arm in found.arms] == ["alpha_0_1", "alpha_1_1", "alpha_2_1"]
-    assert confirmation.findings(found)[0] == f"{found.arms[0].student}: {found.comparisons[0].sentence()}"
+    assert confirmation.findings(found)[0] == f"{found.arms[0].student}: {found.comparisons[0].sentence(3)}"
 
 
 def answers_of(*rates: float) -> Answers:
@@ -162,7 +164,19 @@ def test_a_configuration_that_another_student_lent_is_said_to_be_one() -> None:
 
 def test_a_control_that_wins_is_said_to_win() -> None:
     lost = toy_confirmation().comparisons[0].model_copy(update={"difference": -0.02, "low": -0.03, "high": -0.01})
-    assert lost.sentence() == "cross_entropy beats distil by 2.00 points (1.00 to 3.00; p 0.01)"
+    assert lost.sentence(3) == "cross_entropy beats distil by 2.00 points (1.00 to 3.00; p 0.01)"
+
+
+def test_an_interval_without_0_beside_a_large_p_value_is_explained() -> None:
+    """One is of this difference alone, the other adjusted for all of them: side by side they seem to disagree."""
+    one = toy_confirmation().comparisons[0].model_copy(update={"low": 0.003, "high": 0.013, "p_value": 0.054})
+    assert one.sentence(6) == (
+        "not decidable whether distil or cross_entropy is better: the difference is +0.80 points (+0.30 to +1.30; "
+        "p 0.054). The interval is of this difference alone, p is adjusted for 6 comparisons"
+    )
+    assert one.model_copy(update={"low": -0.001}).sentence(6).endswith("(-0.10 to +1.30; p 0.054)")
+    found = toy_confirmation().model_copy(update={"comparisons": [one] * 2})
+    assert confirmation.findings(found)[0].endswith("p is adjusted for 2 comparisons")
 
 
 def test_trainings_that_came_to_nothing_are_told() -> None:

@@ -56,7 +56,7 @@ def test_one_command_makes_the_page_and_again_only_the_page(
     assert {(arm.draw["objective.temperature"], arm.draw["optimizer.lr"]) for arm in same.arms} == {(4.0, part.rate)}
     text = page.read_text()
     assert "Made by `the command`" in text
-    assert all(sentence in " ".join(text.split()) for sentence in (one.sentence() for one in same.comparisons))
+    assert all(sentence in " ".join(text.split()) for sentence in (one.sentence(3) for one in same.comparisons))
     pictures = {path.name for path in (tmp_path / "study").glob("*.png")}
     assert pictures == {line.partition("(study/")[2].rstrip(")") for line in text.splitlines() if "(study/" in line}
     figures = json.loads((tmp_path / "study" / "figures.json").read_text())[file.stem]

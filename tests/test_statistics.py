@@ -162,6 +162,18 @@ def test_the_shrunken_maximum_is_nearly_unbiased_where_the_raw_one_is_not() -> N
     assert abs(float(shrunken - winners.mean())) < 0.004
 
 
+def test_seeds_that_agree_by_luck_leave_a_quarter_of_the_variance_that_images_say() -> None:
+    """Images alike, three seeds right equally often: without a least width, three trainings would settle anything."""
+    random, seeds, num_images = np.random.RandomState(8), 3, 2000
+    half_right = np.arange(num_images) < num_images / 2
+    first, second = (np.stack([random.permutation(half_right) for _ in range(seeds)]) for _ in range(2))
+    by_image = first.mean(0) - second.mean(0)
+    found = statistics.difference(first, second)
+    assert found.value == 0
+    assert found.high == pytest.approx(1.96 * math.sqrt(by_image.var(ddof=1) / num_images / 4), rel=1e-3)
+    assert found.low == -found.high
+
+
 def test_no_difference_is_larger_than_all_there_is() -> None:
     first, second = np.zeros((2, 40), bool), np.ones((2, 40), bool)
     first[0, :30] = True  # seeds that differ by 75 points, one degree of freedom
