@@ -130,7 +130,7 @@ def _tuner(
 
 @contextmanager
 def _trainable(resources: ResourcesConfig, context: RunContext, slots: Slots) -> Iterator[Any]:
-    """What Ray runs for a trial: the whole of it, or a client of a host that trains several and ends with the search."""
+    """What Ray runs for a trial: all of it, or a client of a host that trains several and ends with the search."""
     one = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
     if slots.stack == 1:
         yield tune.with_resources(tune.with_parameters(train_trial, context=context), one)
@@ -141,7 +141,7 @@ def _trainable(resources: ResourcesConfig, context: RunContext, slots: Slots) ->
         max_concurrency=2 * slots.stack + 2,  # a client asks for rows, and another for its place
         max_restarts=-1,
     )
-    hosts = [actor.remote(context) for _ in range(slots.places)]
+    hosts: list[Any] = [actor.remote(context) for _ in range(slots.places)]
     try:
         # A client needs no core, which its host has; Ray wants it to need something.
         yield tune.with_resources(
