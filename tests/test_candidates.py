@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kd_tune.candidates import describe, make_plan, ranked, search_maxima, trials_of_student
+from kd_tune.candidates import describe, make_plan, ranked, rivals, search_maxima, trials_of_student
 from kd_tune.ledger import RunState
 from kd_tune.ranges import Choice, FloatRange
 from kd_tune.selection import Selection
@@ -202,3 +202,9 @@ def test_a_student_is_described_on_a_line() -> None:
 def test_a_plan_says_of_which_search_it_is() -> None:
     plan = plan_of(search_state(distil=[(0.5, 6, 0.9)] * 3), all_students=True)
     assert (plan.search_trials, plan.all_students) == (3, True)
+
+
+def test_trials_that_came_after_the_plan_are_no_rivals_of_its_candidates() -> None:
+    plan = plan_of(search_state(distil=[(0.5, 6, 0.8), (0.5, 6, 0.9)]))
+    later = search_state(distil=[(0.5, 6, 0.8), (0.5, 6, 0.9), (0.5, 6, 0.99)])
+    assert [trial.number for trial in rivals(later, SPACE, plan, plan.candidates[0])] == [1, 0]

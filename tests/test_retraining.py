@@ -209,6 +209,7 @@ def test_what_failed_is_trained_again_under_its_number_before_the_choice_is_made
     run = begun(PLAN, run.events)
     quota = {arm: sum(one.group[1] == arm for one in trainings_of(PLAN)) for _, arm in groups_of(PLAN)}
     run.record("reopened", trials=[1, 9], quota=quota)
+    assert run.state.num_missing() == len(reported(PLAN, DISTIL)), "or Ray would be told that nothing is to come"
     train(run, PLAN, completed)
     ends = {number: (trial.draw, trial.end, trial.value) for number, trial in run.state.trials.items()}
     assert ends == {number: (trial.draw, trial.end, trial.value) for number, trial in undisturbed.state.trials.items()}
