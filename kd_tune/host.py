@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -35,8 +35,8 @@ MOST_DATA = 4
 class Training:
     """A trial at its host: its student, the data that it learns from, and its checkpoints.
 
-    A trial that goes on has its checkpoint's own row again, marked `restored`: the process that was to report it may
-    have died in between.
+    A trial that goes on has its checkpoint's own row again, marked `restored`, and those before it that were not
+    reported when it was written: the process that was to report them may have died in between.
 
     Args:
         assignment: the trial.
@@ -45,7 +45,7 @@ class Training:
         assignment: the trial.
         data: images and soft targets on the device.
         student: goes on from the newest checkpoint, if there is one.
-        restored: that checkpoint's row.
+        restored: that checkpoint's rows.
 
     Raises:
         ConfigError: data, bank or checkpoint are missing or damaged.
@@ -61,14 +61,14 @@ class Training:
             assignment.device,
         )
         self.student = enrol(assignment.trial, self.data, assignment.seed, assignment.order_seed)
-        self.restored: EpochRow | None = None
+        self.restored: list[EpochRow] = []
         found = checkpoint.newest(Path(assignment.checkpoints))
         if found is not None:
-            self.restored = _row_of(found)
+            self.restored = _rows_of(found)
             checkpoint.load_weights(found / checkpoint.WEIGHTS, self.student.network)
             checkpoint.load_state(found, self.student.optimizer)
-            self.student.epoch = self.restored.epoch
-        self._last = self.restored
+            self.student.epoch = self.restored[-1].epoch
+        self._last = self.restored[-1] if self.restored else None
         self._last_saved = time.monotonic()
 
     @property
@@ -78,14 +78,20 @@ class Training:
             self.student.epoch >= self.student.training.num_epochs
         )
 
-    def keep(self, row: EpochRow) -> None:
-        """Takes notice of an epoch that the student has done; writes a checkpoint if one is due."""
+    def keep(self, row: EpochRow, unreported: Sequence[EpochRow] = ()) -> None:
+        """Takes notice of an epoch that the student has done; writes a checkpoint if one is due.
+
+        Args:
+            row: the epoch.
+            unreported: those before it that nobody else may have kept yet.
+        """
         self._last = row
         due = time.monotonic() - self._last_saved >= self.assignment.checkpoint_seconds
         if not (due or row.diverged or row.epoch in self.assignment.checkpoint_epochs):
             return
         folder = Path(self.assignment.checkpoints) / f"epoch_{row.epoch:04d}"
         description = describe_student(self.assignment, self.data.dataset, row)
+        description |= {"unreported": [finite_or_none(asdict(one)) for one in unreported]} if unreported else {}
         checkpoint.save(folder, self.student.network, self.student.optimizer, description)
         checkpoint.delete_older(folder)
         self._last_saved = time.monotonic()
@@ -100,8 +106,7 @@ def open_trial(assignment: Assignment) -> Iterator[EpochRow]:
     if assignment.device == "cpu":
         torch.set_num_threads(assignment.threads)
     training = Training(assignment)
-    if training.restored is not None:
-        yield training.restored
+    yield from training.restored
     while not training.ended:
         row = advance(training.student, training.data)
         training.keep(row)
@@ -154,12 +159,12 @@ def describe_student(assignment: Assignment, dataset: Dataset, row: EpochRow) ->
     }
 
 
-def _row_of(folder: Path) -> EpochRow:
-    """The row that a checkpoint was written with; numbers that JSON could not hold come back as NaN."""
+def _rows_of(folder: Path) -> list[EpochRow]:
+    """The rows that a checkpoint was written with, its own the last; what JSON could not hold comes back as NaN."""
     path = folder / checkpoint.TRIAL
     try:
-        stored = read_json(path)["row"]
-        row = EpochRow(**none_to_nan(stored))
+        record = read_json(path)
+        rows = [EpochRow(**none_to_nan(stored)) for stored in [*record.get("unreported", []), record["row"]]]
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: not the record of a checkpoint: {error}") from None
-    return replace(row, restored=True)
+    return [replace(row, restored=True) for row in rows]

@@ -33,6 +33,7 @@ class _Resident:
         assignment: the trial.
         training: made by the host's thread.
         rows: trained, and not fetched yet.
+        unanswered: rows that its client may not have reported yet, fetched or not.
         answered: the last epoch after which its client asked for more.
         ended: whether `rows` holds all that will come.
         error: what broke it.
@@ -41,6 +42,7 @@ class _Resident:
     assignment: Assignment
     training: Training | None = None
     rows: list[EpochRow] = field(default_factory=list)
+    unanswered: list[EpochRow] = field(default_factory=list)
     answered: int = 0
     ended: bool = False
     error: Exception | None = None
@@ -97,6 +99,7 @@ class StackedHost:
         with self._changed:
             resident = self._residents[number]
             resident.answered = answered
+            resident.unanswered = [row for row in resident.unanswered if row.epoch > answered]
             self._changed.notify_all()
             self._changed.wait_for(lambda: resident.rows or resident.ended)
             if not resident.rows and resident.error is not None:
@@ -129,7 +132,8 @@ class StackedHost:
                 continue
             with self._changed:
                 resident.training = training
-                resident.rows += [] if training.restored is None else [training.restored]
+                resident.rows += training.restored
+                resident.unanswered += training.restored
                 resident.ended = training.ended
                 self._changed.notify_all()
 
@@ -150,13 +154,16 @@ class StackedHost:
 
     def _give_out(self, resident: _Resident, training: Training, row: EpochRow) -> None:
         """Lets a resident's client have a row, when its checkpoint is written."""
+        with self._changed:
+            unreported = list(resident.unanswered)
         try:
-            training.keep(row)
+            training.keep(row, unreported)
         except Exception as caught:
             self._end(resident, caught)
             return
         with self._changed:
             resident.rows.append(row)
+            resident.unanswered.append(row)
             resident.ended = training.ended
             self._changed.notify_all()
 

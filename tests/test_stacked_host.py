@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,22 @@ def test_a_trial_that_goes_on_gives_its_checkpoints_row_and_the_others_bit_for_b
     assert curve(rows) == curve(expected[2:])
 
 
+def test_rows_that_nobody_had_asked_for_come_again_with_the_checkpoint_after_them(
+    assignment: Callable[..., Assignment], tmp_path: Path
+) -> None:
+    """The host runs ahead of its clients; when both die, no epoch may be missing from the ledger."""
+    expected = alone(assignment(0), tmp_path / "whole")
+    cut = assignment(0, checkpoint_epochs=(4,))
+    first = StackedHost(threads=1)
+    first.open(cut)
+    assert trained(first, 0) == 4
+    second = StackedHost(threads=1)
+    second.open(cut)
+    rows = follow(second, 0)
+    assert curve(rows) == curve(expected)
+    assert [row.restored for row in rows] == [True] * 4 + [False]
+
+
 @pytest.fixture
 def host() -> StackedHost:
     return StackedHost(threads=1)
@@ -169,7 +185,7 @@ def test_the_last_row_is_given_out_before_the_trial_has_ended(
 ) -> None:
     """A client that asks while the last checkpoint is being written still gets it."""
     keep = Training.keep
-    monkeypatch.setattr(Training, "keep", lambda self, row: (time.sleep(0.2), keep(self, row))[1])
+    monkeypatch.setattr(Training, "keep", lambda self, *rows: (time.sleep(0.2), keep(self, *rows))[1])
     host.open(assignment(0))
     assert [row.epoch for row in follow(host, 0)] == list(range(1, EPOCHS + 1))
 
@@ -180,10 +196,10 @@ def test_what_breaks_a_trial_is_told_to_its_own_client_and_the_others_go_on(
     """A checkpoint that cannot be read, and a disk that is full for one of two in a stack."""
     keep = Training.keep
 
-    def full(self: Training, row: EpochRow) -> None:
+    def full(self: Training, row: EpochRow, unreported: Sequence[EpochRow]) -> None:
         if self.assignment.number == 1 and row.epoch == 2:
             raise OSError("No space left on device")
-        keep(self, row)
+        keep(self, row, unreported)
 
     monkeypatch.setattr(Training, "keep", full)
     damaged = assignment(2)
