@@ -90,7 +90,7 @@ def test_trials_have_the_state_the_curve_and_the_parameters_of_the_ledger(
 )
 def test_optunas_pictures_can_be_drawn(plot: str, studies: dict[str, optuna.Study]) -> None:
     mpl.use("agg")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), mpl.rc_context():  # Optuna sets a style for all that is drawn after it
         warnings.simplefilter("ignore", ExperimentalWarning)  # all of optuna.visualization.matplotlib is
         axes = getattr(optuna.visualization.matplotlib, plot)(studies["distil"])
     assert axes.get_title() or axes.get_title("left")
