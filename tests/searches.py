@@ -89,14 +89,18 @@ class SearchProcess:
         self._process.kill()
         self._process.wait()
 
-    def worker_pids(self) -> list[int]:
-        """Processes of this launch that train trials, known by their title and by the launch's environment."""
+    def worker_pids(self, title: str) -> list[int]:
+        """Processes of this launch known by the title that Ray gives them, and by the launch's environment.
+
+        Args:
+            title: `ray::ImplicitFunc` of a trial's process, `ray::Host` of one that trains several trials.
+        """
         cache = f"KD_TUNE_CACHE={os.environ['KD_TUNE_CACHE']}".encode()
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             try:
-                title = (process / "cmdline").read_bytes()
-                if title.startswith(b"ray::") and b"Func" in title and cache in (process / "environ").read_bytes():
+                command = (process / "cmdline").read_bytes()
+                if command.startswith(title.encode()) and cache in (process / "environ").read_bytes():
                     found.append(int(process.name))
             except OSError:  # it ended meanwhile
                 continue

@@ -97,12 +97,13 @@ def test_killed_at_a_random_moment_a_search_can_be_resumed(
     assert proposals_of(run) == undisturbed_proposals
 
 
-def test_killed_worker_costs_no_trial(search: tuple[Path, tuple[str, ...]]) -> None:
+@pytest.mark.parametrize("title", ["ray::ImplicitFunc", "ray::Host"])
+def test_killed_workers_cost_no_trial(title: str, search: tuple[Path, tuple[str, ...]]) -> None:
     folder, arguments = search
     launch = SearchProcess(folder, *arguments)
     run = folder / "runs" / "toy"
     launch.wait_for_epochs(run, 5)
-    workers = launch.worker_pids()
+    workers = launch.worker_pids(title)
     assert workers, "no worker was found to kill"
     for pid in workers:
         os.kill(pid, signal.SIGKILL)
