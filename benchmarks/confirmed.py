@@ -15,7 +15,8 @@ from common import arguments_parser, table, write_result
 
 from kd_tune import confirmation, results
 from kd_tune.errors import ConfigError
-from kd_tune.ledger import MANIFEST, Manifest, RunState
+from kd_tune.ledger import RunState
+from kd_tune.manifest import MANIFEST, Manifest
 from kd_tune.paths import read_record
 
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from kd_tune import candidates, statistics
 from kd_tune.confirmation import Candidate, Comparison, Confirmation, ConfirmedArm, Plan
-from kd_tune.ledger import Manifest, RunState, TrialState
-from kd_tune.manifest import versions
+from kd_tune.ledger import RunState, TrialState
+from kd_tune.manifest import Manifest, versions
 from kd_tune.paths import file_name
 from kd_tune.ranges import branch_name
 from kd_tune.records import DISTIL

@@ -9,7 +9,66 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from kd_tune.paths import Record
+
+MANIFEST = "manifest.json"
 _PACKAGES = ("kd-tune", "ray", "torch", "torchvision", "optuna", "numpy", "pandas")
+
+
+class Fingerprints(Record):
+    """What a resumed run must find unchanged."""
+
+    data: str
+    teachers: dict[str, str]
+
+
+class TeacherFacts(Record):
+    """One of a run's teachers.
+
+    Attributes:
+        val_accuracy: of its clean answers, on this search's validation images.
+        num_parameters: of its network; None if there is none here.
+        multiply_adds: of its network for one image; likewise.
+        knows_validation_images: whether it learnt from images that this search selects on; None if nobody knows.
+        record: how it came to be.
+    """
+
+    val_accuracy: float
+    num_parameters: int | None
+    multiply_adds: int | None
+    knows_validation_images: bool | None
+    record: dict[str, Any]
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it knows nothing on purpose."""
+        return bool(self.record.get("untrained")) or "permuted_by" in self.record
+
+
+class Manifest(Record):
+    """`manifest.json`: how a run was made.
+
+    Attributes:
+        created: when, in local time with its offset.
+        search_file: the file that it was started from; the run keeps a copy with everything written out.
+        seed: the search's.
+        source: where the data lie; None: embedded.
+        fingerprints: of data and teachers; a resumed run must find them unchanged.
+        dataset: name, split, numbers of images (not in runs of before there was a budget in reports) and class names.
+        teachers: by name, or label where a choice holds two of one name.
+        versions: of everything that results depend on.
+        hardware: of the machine that the search was launched on.
+    """
+
+    created: str
+    search_file: str
+    seed: int
+    source: str | None
+    fingerprints: Fingerprints
+    dataset: dict[str, Any]
+    teachers: dict[str, TeacherFacts]
+    versions: dict[str, Any]
+    hardware: dict[str, Any]
 
 
 def versions() -> dict[str, str | None]:

@@ -21,7 +21,7 @@ from kd_tune.catalog import architecture_of, build_student
 from kd_tune.data import Dataset
 from kd_tune.engine import count_parameters
 from kd_tune.errors import ConfigError
-from kd_tune.ledger import TeacherFacts
+from kd_tune.manifest import TeacherFacts
 from kd_tune.models import StartsFromImages
 from kd_tune.models.cost import multiply_adds
 from kd_tune.ranges import branch_name

@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from kd_tune.errors import ConfigError
-from kd_tune.ledger import MANIFEST, SEARCH_FILE, Manifest, RunState, no_run, refuse_confirmation, replay
+from kd_tune.ledger import SEARCH_FILE, RunState, no_run, refuse_confirmation, replay
+from kd_tune.manifest import MANIFEST, Manifest
 from kd_tune.paths import read_record
 from kd_tune.records import METRIC
 from kd_tune.search_file import SearchFile, load_search_file

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from kd_tune import results
-from kd_tune.ledger import Manifest, Run
+from kd_tune.ledger import Run
+from kd_tune.manifest import Manifest
 from kd_tune.records import StopReason
 from kd_tune.results import RunTables
 from tests.searches import toy_manifest, toy_search

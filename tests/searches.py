@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from kd_tune.ledger import Event, Fingerprints, Manifest, read_events
+from kd_tune.ledger import Event, read_events
+from kd_tune.manifest import Fingerprints, Manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 WAIT_SECONDS = 180.0

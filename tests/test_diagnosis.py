@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from kd_tune import analysis, budget, diagnosis, plots, report
-from kd_tune.ledger import TeacherFacts
+from kd_tune.manifest import TeacherFacts
 from kd_tune.objectives import OBJECTIVES
 from kd_tune.optimizers import OPTIMIZERS
 from kd_tune.results import RunTables

@@ -10,7 +10,8 @@ import yaml
 from rich.console import Console
 
 from kd_tune import analysis, plots, report, results
-from kd_tune.ledger import Fingerprints, Run, TeacherFacts
+from kd_tune.ledger import Run
+from kd_tune.manifest import Fingerprints, TeacherFacts
 from kd_tune.results import RunTables
 from kd_tune.search import Launch, resume, start
 from kd_tune.search_file import load_search_file
