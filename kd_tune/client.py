@@ -21,6 +21,9 @@ def follow_trial(config: dict[str, Any], hosts: Sequence[ActorHandle[Any]]) -> N
     number = config["number"]
     repeat = config.get("repeat")
     host = least_loaded(hosts, number) if repeat is None else hosts[repeat % len(hosts)]  # beside those of its repeat
+    for other in hosts:  # one may have it still, from a client that died
+        if other is not host:
+            other.leave.remote(number)
     ray.get(host.open.remote(config))
     try:
         answered = 0

@@ -32,6 +32,7 @@ class _Resident:
     Attributes:
         assignment: the trial.
         training: made by the host's thread.
+        kind: `stack.kind_of` its student.
         rows: trained, and not fetched yet.
         unanswered: rows that its client may not have reported yet, fetched or not.
         answered: the last epoch after which its client asked for more.
@@ -41,6 +42,7 @@ class _Resident:
 
     assignment: Assignment
     training: Training | None = None
+    kind: Hashable | None = None
     rows: list[EpochRow] = field(default_factory=list)
     unanswered: list[EpochRow] = field(default_factory=list)
     answered: int = 0
@@ -79,6 +81,7 @@ class StackedHost:
     def open(self, assignment: Assignment) -> None:
         """Takes a trial in; one of the same number, whose client must have died, is forgotten."""
         with self._changed:
+            self._forget(assignment.number)
             self._residents[assignment.number] = _Resident(assignment)
             self._changed.notify_all()
 
@@ -110,7 +113,14 @@ class StackedHost:
     def leave(self, number: int) -> None:
         """Forgets a trial; its checkpoints stay."""
         with self._changed:
-            self._residents.pop(number, None)
+            self._forget(number)
+
+    def _forget(self, number: int) -> None:
+        """Nobody waits for a trial's rows any more: a call on behalf of a client that died comes back empty."""
+        gone = self._residents.pop(number, None)
+        if gone is not None:
+            gone.ended = True
+            self._changed.notify_all()
 
     def _train_for_ever(self) -> None:
         while True:
@@ -127,21 +137,23 @@ class StackedHost:
         for resident in residents:
             try:
                 training = Training(resident.assignment)
+                kind = kind_of(training.student, training.data)
             except Exception as caught:
                 self._end(resident, caught)
                 continue
             with self._changed:
-                resident.training = training
+                resident.training, resident.kind = training, kind
                 resident.rows += training.restored
                 resident.unanswered += training.restored
-                resident.ended = training.ended
+                resident.ended |= training.ended
                 self._changed.notify_all()
 
     def _train(self, residents: Sequence[_Resident]) -> None:
         """An epoch of some residents that can be trained together, or of one."""
         trainings = [one.training for one in residents if one.training is not None]
+        students, data = [one.student for one in trainings], trainings[0].data
         try:
-            rows = _advance(trainings)
+            rows = [advance(students[0], data)] if residents[0].kind is None else advance_together(students, data)
         except Exception as caught:
             if len(residents) == 1:
                 self._end(residents[0], caught)
@@ -164,7 +176,7 @@ class StackedHost:
         with self._changed:
             resident.rows.append(row)
             resident.unanswered.append(row)
-            resident.ended = training.ended
+            resident.ended |= training.ended
             self._changed.notify_all()
 
     def _end(self, resident: _Resident, error: Exception) -> None:
@@ -172,14 +184,6 @@ class StackedHost:
         with self._changed:
             resident.error, resident.ended = error, True
             self._changed.notify_all()
-
-
-def _advance(trainings: Sequence[Training]) -> list[EpochRow]:
-    """The next epoch of trainings that can share a step, or of one that cannot."""
-    first = trainings[0]
-    if kind_of(first.student, first.data) is None:
-        return [advance(first.student, first.data)]
-    return advance_together([one.student for one in trainings], first.data)
 
 
 def next_stack(residents: Sequence[_Resident]) -> list[_Resident]:
@@ -193,9 +197,8 @@ def next_stack(residents: Sequence[_Resident]) -> list[_Resident]:
 def _group_of(resident: _Resident) -> Hashable:
     """Equal for residents that can be trained in one step, and are faster so."""
     assert resident.training is not None
-    student, data = resident.training.student, resident.training.data
-    kind = kind_of(student, data)
-    if kind is None:
+    if resident.kind is None:
         return resident.assignment.number
+    student, data = resident.training.student, resident.training.data
     # On a CPU students with images of their own are slower together than one by one.
-    return id(data), kind, images_of(student) if data.device.type == "cpu" else None
+    return id(data), resident.kind, images_of(student) if data.device.type == "cpu" else None

@@ -233,6 +233,24 @@ def test_a_trial_that_breaks_its_stack_ends_and_its_neighbour_goes_on(
     assert len(found[0]) == EPOCHS
 
 
+def test_nobody_waits_for_the_rows_of_a_trial_that_was_given_up(
+    host: StackedHost, assignment: Callable[..., Assignment]
+) -> None:
+    """A client may die while its call waits; one that never came back would hold a thread of the actor for ever."""
+    answers: list[list[EpochRow]] = []
+    for give_up in (lambda: host.open(assignment(0, checkpoint_epochs=(2,))), lambda: host.leave(0)):
+        host.open(assignment(0, checkpoint_epochs=(2,)))
+        assert trained(host, 0) == 2
+        host.rows(0, answered=0)
+        waiting = threading.Thread(target=lambda: answers.append(host.rows(0, answered=1)), daemon=True)
+        waiting.start()
+        with host._changed:
+            assert host._changed.wait_for(lambda: host._residents[0].answered == 1, timeout=60)
+        give_up()
+        waiting.join(timeout=60)
+    assert answers == [[], []]
+
+
 def test_slots_come_back_and_a_number_that_comes_again_starts_again(
     host: StackedHost, assignment: Callable[..., Assignment]
 ) -> None:
