@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +91,10 @@ def fit(
     time_budget: float | None,
 ) -> None:
     """Gives Ray everything that a run still has to do; returns when it is done, interrupted, or out of time."""
+    left = len(run.state.unfinished()) + run.state.num_missing()
+    slots = replace(slots, places=min(slots.places, left))
     with _trainable(file.resources, context, slots) as trainable, _signals():
-        _tuner(trainable, run, file, searcher, scheduler, slots, time_budget).fit()
+        _tuner(trainable, run, file, searcher, scheduler, slots, left, time_budget).fit()
 
 
 def _tuner(
@@ -102,6 +104,7 @@ def _tuner(
     searcher: RunSearcher,
     scheduler: RunScheduler,
     slots: Slots,
+    left: int,
     time_budget: float | None,
 ) -> tune.Tuner:
     return tune.Tuner(
@@ -111,7 +114,7 @@ def _tuner(
             mode="max",
             search_alg=searcher,
             scheduler=scheduler,
-            num_samples=len(run.state.unfinished()) + run.state.num_missing(),
+            num_samples=left,
             max_concurrent_trials=slots.places * slots.stack,  # without it Tune starts a searcher's trials one by one
             reuse_actors=True,
             time_budget_s=time_budget,

@@ -1,7 +1,8 @@
 """Training a student by itself, epoch by epoch. Knows nothing of Ray, of runs, or of files.
 
-Everything random in epoch e follows from (seed, e), so a training that goes on from a checkpoint needs no generator's
-state and, on a CPU, gives the same numbers bit for bit.
+Everything random in epoch e follows from two seeds and e, the order of the images and their views from the one that a
+search's trials share, so a training that goes on from a checkpoint needs no generator's state and, on a CPU, gives the
+same numbers bit for bit.
 
 Shapes: B batch, N training images, M validation images, V views, C classes.
 """
@@ -119,27 +120,18 @@ def enrol(trial: Mapping[str, Any], data: TrialData, seed: int, order_seed: int 
     )
 
 
-def train(
-    trial: Mapping[str, Any],
-    data: TrialData,
-    seed: int,
-    resume: tuple[int, Callable[[nn.Module, torch.optim.Optimizer], None]] | None = None,
-) -> Iterator[tuple[EpochRow, Student]]:
+def train(trial: Mapping[str, Any], data: TrialData, seed: int) -> Iterator[tuple[EpochRow, Student]]:
     """Trains a student by itself, yielding after every epoch; ends after the last one, or when it has diverged.
 
     Args:
         trial: a trial's config, without ranges.
         data: images and soft targets on the device.
         seed: of first weights, of order and views, and of what a network draws in training.
-        resume: the epochs done, and a function that loads that checkpoint into (network, optimizer).
 
     Raises:
         ConfigError: the trial does not fit the data.
     """
     student = enrol(trial, data, seed)
-    if resume is not None:
-        student.epoch, load = resume
-        load(student.network, student.optimizer)
     while student.epoch < student.training.num_epochs:
         row = advance(student, data)
         yield row, student

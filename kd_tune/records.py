@@ -54,7 +54,7 @@ class EpochRow:
         val_accuracy_even: `val_accuracy` of every other validation image, from the first; NaN where there is none.
         val_accuracy_odd: the same of those between. Who selects on one half can be scored on the other.
         learning_rate: the rate of the epoch's last step.
-        seconds: wall clock of training and validation.
+        seconds: wall clock of training and validation; in a stack, the student's share of it.
         images_per_second: training images over the seconds spent training.
         num_parameters: parameters of the student.
         multiply_adds: of the student for one image.

@@ -16,18 +16,13 @@ from pathlib import Path
 from rich.console import Console
 
 from kd_tune import cluster, records, user_code
-from kd_tune.catalog import (
-    load_dataset,
-)
+from kd_tune.catalog import load_dataset
 from kd_tune.data import Dataset, resolve_source
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import (
     KEPT_CHECKPOINTS,
-    MANIFEST,
     SEARCH_FILE,
     Event,
-    Fingerprints,
-    Manifest,
     Run,
     RunState,
     TrialState,
@@ -38,7 +33,7 @@ from kd_tune.ledger import (
     read_events,
     refuse_confirmation,
 )
-from kd_tune.manifest import hardware, versions
+from kd_tune.manifest import MANIFEST, Fingerprints, Manifest, hardware, versions
 from kd_tune.paths import read_record, written_whole
 from kd_tune.prepare import PreparedTeacher, prepare
 from kd_tune.records import TeacherPlace
@@ -258,27 +253,11 @@ def run_trials(
         if done:
             console.print(f"{run.folder}: every trial has ended; --extend adds some")
             return run.state
-        context = RunContext(
-            spaces=spaces,
-            seed=file.search.seed,
-            folder=str(run.folder.resolve()),
-            source=None if launch.source is None else str(launch.source.resolve()),
-            teachers=teachers,
-            checkpoint_epochs=(1, *referee.epochs, num_epochs),
-            threads=file.resources.cpus_per_trial,
-            allowed=(user_code.allowed(), user_code.search_path()),
-        )
+        context = _context(run.folder, file, spaces, teachers, launch.source, (1, *referee.epochs, num_epochs))
         with cluster.connected(launch.address):
-            slots = cluster.Slots(
-                cluster.num_slots(file.resources), stack_size(file, spaces, proposes=retrainings is None)
-            )
-            strata = run.state.strata or (students.edges() if students else ())
-            quota = file.search.trials_by_arm()
-            run.record(
-                records.STARTED, quota=quota, strata=strata, versions=versions(), slots=slots.places, stack=slots.stack
-            )
-            if launch.extend:
-                run.record(records.EXTENDED, num_trials=launch.extend)
+            places = cluster.num_slots(file.resources)
+            slots = cluster.Slots(places, stack_size(file, spaces, proposes=retrainings is None))
+            _record_start(run, file, students, slots, launch.extend)
             _announce(run, file, referee, console)
             with watching(console, run.state, num_epochs, prunes=bool(referee.epochs)) as watch:
                 run.listeners += [watch] if retrainings else [_CheckpointKeeper(run.folder), watch]
@@ -290,6 +269,34 @@ def run_trials(
         left = len(run.state.unfinished()) + run.state.num_missing()
         run.record(records.PAUSED if left else records.FINISHED, trials_left=left)
         return run.state
+
+
+def _context(
+    folder: Path,
+    file: SearchFile,
+    spaces: Mapping[str, Space],
+    teachers: Mapping[str, TeacherPlace],
+    source: Path | None,
+    checkpoint_epochs: tuple[int, ...],
+) -> RunContext:
+    return RunContext(
+        spaces=spaces,
+        seed=file.search.seed,
+        folder=str(folder.resolve()),
+        source=None if source is None else str(source.resolve()),
+        teachers=teachers,
+        checkpoint_epochs=checkpoint_epochs,
+        threads=file.resources.cpus_per_trial,
+        allowed=(user_code.allowed(), user_code.search_path()),
+    )
+
+
+def _record_start(run: Run, file: SearchFile, students: Students | None, slots: cluster.Slots, extend: int) -> None:
+    strata = run.state.strata or (students.edges() if students else ())
+    quota = file.search.trials_by_arm()
+    run.record(records.STARTED, quota=quota, strata=strata, versions=versions(), slots=slots.places, stack=slots.stack)
+    if extend:
+        run.record(records.EXTENDED, num_trials=extend)
 
 
 def _announce(run: Run, file: SearchFile, referee: Referee, console: Console) -> None:

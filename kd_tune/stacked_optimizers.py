@@ -9,6 +9,7 @@ Shapes: K students, P parameters of each.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -25,7 +26,7 @@ def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
     return parameters
 
 
-class StackedOptimizer:
+class StackedOptimizer(ABC):
     """What the stacked optimizers have in common.
 
     Args:
@@ -42,6 +43,7 @@ class StackedOptimizer:
             name: torch.stack([rows.pack(_state_of(one, name)) for one in optimizers]) for name in self.names
         }
 
+    @abstractmethod
     def step(self, weights: Tensor, gradient: Tensor, rates: Tensor) -> None:
         """Changes the weights.
 
@@ -50,7 +52,6 @@ class StackedOptimizer:
             gradient: `[K, P]`; written over.
             rates: `[K, 1]`, every student's learning rate in this step.
         """
-        raise NotImplementedError
 
     def hand_back(self) -> None:
         """Gives every student's optimizer its state after the last step."""
