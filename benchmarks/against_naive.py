@@ -1,14 +1,17 @@
 """kd_tune against the script that one writes without it.
 
-Claim: students are distilled many times faster than by a Ray Tune script that asks the teacher in every step, and the
-answers of the teacher that kd_tune computes beforehand are paid for within one search.
+Claim: students are distilled many times faster than by a Ray Tune script that asks the teacher in every step, the more
+so as kd_tune trains several in one step, and the answers of the teacher that it computes beforehand are paid for within
+one search.
 
-How: `naive_peer.py` and a kd_tune search (through Ray) take turns for `--rounds` rounds, the order swapped every second
-round. On both sides: StudentNet of width 1, batches of 128, mixed target loss, SGD with momentum, the same numbers of
-trials, epochs and concurrent trials, one CPU and one thread a trial, nothing pruned, vgg13_bn with random weights as
-the teacher. An epoch's seconds are those that trials report, so start-up is excluded on both sides; the first epoch of
-every trial is left out. Seconds are scaled by the number of images to epochs of 50,000, because an epoch of the peer is
-long and one of kd_tune short.
+How: `naive_peer.py` and two kd_tune searches (through Ray), one that stacks its trials as it does when nothing is said
+and one with `resources: {stack: 1}`, take turns for `--rounds` rounds, the order reversed every second round. On all
+sides: StudentNet of width 1, batches of 128, mixed target loss, SGD with momentum, `--places` processes of one thread,
+`--trials` trials a process (in stacks: as many as share one), nothing pruned, vgg13_bn with random weights as the
+teacher. Start-up and the first epoch of every trial are left out. Epochs an hour are places / median seconds that an
+epoch says it took; in a stack that is the student's share. By the ledger's clock, on kd_tune's side, they are trials at
+once / median seconds between two rows of a trial. Both are scaled by the number of images to epochs of 50,000, because
+an epoch of the peer is long and one of kd_tune short.
 
 The bank of the timed searches is filled beforehand. Its fill is timed apart, on `--fill-images` images of all views; if
 that is less than --our-images, a trivial network fills the searches' bank in the teacher's name (how fast a student
@@ -25,6 +28,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -37,6 +41,7 @@ from kd_tune.catalog import load_dataset
 from kd_tune.data import Dataset
 from kd_tune.ranges import Choice
 from kd_tune.rungs import Rungs, rung_epochs
+from kd_tune.search_checks import CPU_STACK
 from kd_tune.search_file import SearchFile, load_search_file
 from kd_tune.teacher import Teacher
 from kd_tune.trial_data import best_device
@@ -63,6 +68,9 @@ def main() -> None:
         "our_epochs_an_hour": round(median(one["our_epochs_an_hour"] for one in rounds), 2),
         "ratio": round(median(one["ratio"] for one in rounds), 2),
         "ratio_by_ledger_clock": round(median(one["ratio_by_ledger_clock"] for one in rounds), 2),
+        "ratio_one_by_one": round(median(one["ratio_one_by_one"] for one in rounds), 2),
+        "stack_ratio": round(median(one["stack_ratio"] for one in rounds), 2),
+        "stack_ratio_by_ledger_clock": round(median(one["stack_ratio_by_ledger_clock"] for one in rounds), 2),
         "fills": fills,
         "peer_with_compact": peer_compact,
         "median_seconds_by_width": widths,
@@ -79,8 +87,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=2500, help="training images of the peer")
     parser.add_argument("--our-images", type=int, default=45_000, help="training images of kd_tune")
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--trials", type=int, default=4)
-    parser.add_argument("--concurrent", type=int, default=2)
+    parser.add_argument("--trials", type=int, default=2, help="of the peer and of a search without stacks, a place")
+    parser.add_argument("--places", type=int, default=2, help="processes that train")
     parser.add_argument("--views", type=int, default=8)
     parser.add_argument("--fill-images", type=int, default=2500, help="images whose fill is timed")
     return parser.parse_args()
@@ -126,36 +134,51 @@ def dataset_section(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_round(number: int, weights: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Both sides once, and their ratio."""
-    if number % 2:
-        peer = peer_epochs(arguments, TEACHER)
-        ours = our_epochs(weights, folder / f"run_{number}", arguments)
-    else:
-        ours = our_epochs(weights, folder / f"run_{number}", arguments)
-        peer = peer_epochs(arguments, TEACHER)
-    peer_rate = epochs_an_hour(median(common.steady(peer["seconds"])), arguments.images, arguments.concurrent)
-    our_rate = epochs_an_hour(median(common.steady(ours["seconds"])), arguments.our_images, arguments.concurrent)
-    ledger_rate = epochs_an_hour(median(ours["ledger_seconds"]), arguments.our_images, arguments.concurrent)
-    print(f"round {number}: {peer_rate:.1f} and {our_rate:.1f} epochs of 50,000 images an hour", flush=True)
+    """All three sides once, and their ratios."""
+    sides: dict[str, Callable[[], dict[str, Any]]] = {
+        "peer": lambda: peer_epochs(arguments, TEACHER),
+        "stacks": lambda: our_epochs(weights, folder / f"run_{number}", arguments, CPU_STACK),
+        "one_by_one": lambda: our_epochs(weights, folder / f"run_{number}_one_by_one", arguments, 1),
+    }
+    order = list(sides) if number % 2 else list(reversed(sides))
+    found = {name: sides[name]() for name in order}
+    seconds = {name: median(common.steady(side["seconds"])) for name, side in found.items()}
+    peer = epochs_an_hour(seconds["peer"], arguments.images, arguments.places)
+    ours, one_by_one = (
+        epochs_an_hour(seconds[name], arguments.our_images, arguments.places) for name in ("stacks", "one_by_one")
+    )
+    by_ledger, one_by_one_by_ledger = (
+        epochs_an_hour(median(found[name]["ledger_seconds"]), arguments.our_images, found[name]["at_once"])
+        for name in ("stacks", "one_by_one")
+    )
+    print(f"round {number}: {peer:.1f}, {ours:.1f} and {one_by_one:.1f} epochs of 50,000 images an hour", flush=True)
     return {
-        "first": "peer" if number % 2 else "kd_tune",
-        "peer": peer,
-        "kd_tune": ours,
-        "peer_epochs_an_hour": round(peer_rate, 3),
-        "our_epochs_an_hour": round(our_rate, 3),
-        "ratio": round(our_rate / peer_rate, 3),
-        "ratio_by_ledger_clock": round(ledger_rate / peer_rate, 3),
+        "order": order,
+        **found,
+        "peer_epochs_an_hour": round(peer, 3),
+        "our_epochs_an_hour": round(ours, 3),
+        "one_by_one_epochs_an_hour": round(one_by_one, 3),
+        "ratio": round(ours / peer, 3),
+        "ratio_by_ledger_clock": round(by_ledger / peer, 3),
+        "ratio_one_by_one": round(one_by_one / peer, 3),
+        "stack_ratio": round(ours / one_by_one, 3),
+        "stack_ratio_by_ledger_clock": round(by_ledger / one_by_one_by_ledger, 3),
     }
 
 
-def epochs_an_hour(seconds: float, images: int, concurrent: int) -> float:
-    """Student epochs of 50,000 images an hour, all concurrent trials together."""
-    return 3600 * concurrent / seconds * images / common.FULL_EPOCH
+def epochs_an_hour(seconds: float, images: int, at_once: int) -> float:
+    """Student epochs of 50,000 images an hour, all that run at once together."""
+    return 3600 * at_once / seconds * images / common.FULL_EPOCH
 
 
 def peer_epochs(arguments: argparse.Namespace, teacher: str) -> dict[str, Any]:
     """Seconds of every epoch of the peer, in a process of its own."""
-    settings = {name: getattr(arguments, name) for name in ("images", "epochs", "trials", "concurrent")}
+    settings = {
+        "images": arguments.images,
+        "epochs": arguments.epochs,
+        "trials": arguments.trials * arguments.places,
+        "concurrent": arguments.places,
+    }
     command = [sys.executable, str(common.HERE / "naive_peer.py"), "--data", str(arguments.data), "--teacher", teacher]
     command += [part for name, value in settings.items() for part in (f"--{name}", str(value))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -165,26 +188,30 @@ def peer_epochs(arguments: argparse.Namespace, teacher: str) -> dict[str, Any]:
     return {"teacher": teacher, "threads": answer["threads"], "seconds": answer["seconds"]}
 
 
-def our_epochs(weights: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def our_epochs(weights: Path, folder: Path, arguments: argparse.Namespace, stack: int) -> dict[str, Any]:
     """Seconds of every epoch of a kd_tune search: by the trials, and between rows of a trial by the ledger's clock."""
-    state = common.run_search(our_search(weights, arguments), folder, arguments.data, arguments.concurrent)
+    raw = our_search(weights, arguments, arguments.places * (stack if stack > 1 else arguments.trials))
+    if stack == 1:
+        raw["resources"]["stack"] = 1
+    state = common.run_search(raw, folder, arguments.data, arguments.places)
     by_ledger: list[float] = []
     for trial in state.trials.values():
         by_ledger += common.row_intervals([row["time"] for row in trial.rows.values()])
     seconds = common.epoch_seconds(state)
     return {
         "threads": 1,
+        "at_once": arguments.places * stack,
         "seconds": seconds,
         # One epoch a trial has no interval.
         "ledger_seconds": [round(value, 3) for value in by_ledger] or common.steady(seconds),
     }
 
 
-def our_search(weights: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def our_search(weights: Path, arguments: argparse.Namespace, num_trials: int) -> dict[str, Any]:
     """What the peer searches, as a search file."""
     return {
         "search": {
-            "num_trials": arguments.trials,
+            "num_trials": num_trials,
             "arms": ["distil"],
             "sampler": {"name": "random"},
             "scheduler": {"name": "none"},
@@ -206,18 +233,18 @@ def our_search(weights: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_widths(weights: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
-    """Median seconds of an epoch at width 1 and at every width of the shipped search, two trials of each."""
+    """Median seconds of an epoch at width 1 and at every width of the shipped search, a stack's worth of trials each.
+
+    Each width in a search of its own: how they meet in a search depends on its sampler.
+    """
     widths = sorted({1.0, *shipped_widths(load_search_file(SHIPPED))})
-    raw = our_search(weights, arguments)
-    raw["search"] |= {"num_trials": 2 * len(widths), "sampler": {"name": "grid"}}
-    raw["trial"]["student"] = {"name": "studentnet", "width": {"choice": widths}}
-    raw["trial"]["objective"] = {"name": "mixed_target", "alpha": 0.5, "temperature": 4.0}
-    raw["trial"]["optimizer"] = {"name": "sgd", "lr": 0.05}
-    state = common.run_search(raw, folder / "run_widths", arguments.data, arguments.concurrent)
-    seconds: dict[float, list[float]] = {width: [] for width in widths}
-    for trial in state.trials.values():
-        seconds[trial.draw["student.width"]] += common.steady([[row["seconds"] for row in trial.rows.values()]])
-    return {f"{width:g}": round(median(values), 4) for width, values in seconds.items()}
+    found = {}
+    for width in widths:
+        raw = our_search(weights, arguments, arguments.places * CPU_STACK)
+        raw["trial"]["student"] = {"name": "studentnet", "width": width}
+        state = common.run_search(raw, folder / f"run_width_{width:g}", arguments.data, arguments.places)
+        found[f"{width:g}"] = round(median(common.steady(common.epoch_seconds(state))), 4)
+    return found
 
 
 def shipped_widths(file: SearchFile) -> list[float]:
@@ -255,7 +282,7 @@ def shipped_search(result: dict[str, Any], arguments: argparse.Namespace) -> dic
     by_arm = {arm: expected_epochs(file, trials) for arm, trials in file.search.trials_by_arm().items()}
     widths = result["median_seconds_by_width"]
     factor = mean(widths[f"{width:g}"] for width in shipped_widths(file)) / widths["1"]
-    ours = median(value for one in result["rounds"] for value in common.steady(one["kd_tune"]["seconds"]))
+    ours = median(value for one in result["rounds"] for value in common.steady(one["stacks"]["seconds"]))
     peer = median(value for one in result["rounds"] for value in common.steady(one["peer"]["seconds"]))
     our_epoch = ours / arguments.our_images * SHIPPED_TRAIN * factor
     views = file.trial["training"].get("views", 1)
@@ -269,7 +296,7 @@ def shipped_search(result: dict[str, Any], arguments: argparse.Namespace) -> dic
             peer_seconds[name] / arguments.images * SHIPPED_TRAIN,
             our_epoch,
             (views * SHIPPED_TRAIN + SHIPPED_VAL) / result["fills"][name]["answers_per_second"],
-            arguments.concurrent,
+            arguments.places,
         )
         for name in (TEACHER, "compact")
         for scope, epochs in scopes.items()
@@ -312,28 +339,39 @@ def report(result: dict[str, Any], arguments: argparse.Namespace) -> str:
         (
             number,
             f"{median(common.steady(one['peer']['seconds'])):.2f}",
-            f"{median(common.steady(one['kd_tune']['seconds'])):.2f}",
+            f"{median(common.steady(one['stacks']['seconds'])):.2f}",
+            f"{median(common.steady(one['one_by_one']['seconds'])):.2f}",
             f"{one['peer_epochs_an_hour']:.1f}",
-            f"{one['our_epochs_an_hour']:.1f}",
+            f"{one['our_epochs_an_hour']:.0f}",
             f"{one['ratio']:.1f}",
+            f"{one['ratio_one_by_one']:.1f}",
+            f"{one['stack_ratio']:.2f}",
         )
         for number, one in enumerate(result["rounds"], start=1)
     ]
     header = (
         "round",
         f"peer: seconds an epoch of {arguments.images:,} images",
-        f"kd_tune: seconds an epoch of {arguments.our_images:,} images",
+        f"stacks of {CPU_STACK}: seconds an epoch of {arguments.our_images:,} images",
+        "one by one: seconds",
         "peer: epochs an hour",
-        "kd_tune: epochs an hour",
-        "ratio",
+        "stacks: epochs an hour",
+        "stacks / peer",
+        "one by one / peer",
+        "stacks / one by one",
     )
     ours, peer, ratio = (result[key] for key in ("our_epochs_an_hour", "peer_epochs_an_hour", "ratio"))
     return f"""# kd_tune against a script without it
 
 **{ours:.0f} student epochs an hour against {peer:.1f}: {ratio:.1f} times as many** (median of the ratios of
-{len(rows)} rounds; in each round and on each side the median of {num_epochs_measured(arguments)} epochs). An epoch has
-50,000 images, {arguments.concurrent} trials run at once, start-up is excluded, the bank is filled. By the ledger's
-clock, which counts reports and checkpoints on kd_tune's side only, the ratio is {result["ratio_by_ledger_clock"]:.1f}.
+{len(rows)} rounds; in each round and on each side the median over all epochs but each trial's first:
+{epochs_measured(result)}). An epoch has 50,000 images, {arguments.places} processes train, start-up is excluded, the
+bank is filled. By the ledger's clock, which counts reports and checkpoints on kd_tune's side only, the ratio is
+{result["ratio_by_ledger_clock"]:.1f}.
+
+Without stacks kd_tune is {result["ratio_one_by_one"]:.1f} times as fast as the peer; stacks of {CPU_STACK} are
+**{result["stack_ratio"]:.2f} times** as fast as that ({result["stack_ratio_by_ledger_clock"]:.2f} by the ledger's
+clock).
 
 {common.table(header, rows)}
 {report_shipped(result, arguments)}
@@ -347,7 +385,7 @@ def report_shipped(result: dict[str, Any], arguments: argparse.Namespace) -> str
     keys = ("teacher", "scope", "epochs", "peer_hours", "fill_hours", "training_hours", "ratio", "ratio_without_fill")
     by_arm = ", ".join(f"{arm} {epochs:g}" for arm, epochs in shipped["expected_epochs_by_arm"].items())
     by_width = ", ".join(f"{width}: {seconds:.2f} s" for width, seconds in result["median_seconds_by_width"].items())
-    scaled = f"student epochs x seconds an epoch, scaled to {SHIPPED_TRAIN:,} images / {arguments.concurrent} at once"
+    scaled = f"student epochs x seconds an epoch, scaled to {SHIPPED_TRAIN:,} images / {arguments.places} at once"
     filler = "the teacher itself" if arguments.fill_images == arguments.our_images else "a trivial network in its name"
     return f"""## The shipped CIFAR-10 search, with the fill on the bill
 
@@ -355,7 +393,8 @@ def report_shipped(result: dict[str, Any], arguments: argparse.Namespace) -> str
 Computed from the measured rates, not run:
 
 - Peer: {scaled}. For `compact` its
-  epochs were measured with that teacher asked in every step (n = {num_epochs_measured(arguments)}).
+  epochs were measured with that teacher asked in every step
+  (n = {len(common.steady(result["peer_with_compact"]["seconds"]))}).
 - Fill: {shipped["views"]} views x {SHIPPED_TRAIN:,} images + {SHIPPED_VAL:,} validation images / answers a second
   ({describe_fills(result["fills"])}).
 - Training: {scaled} x
@@ -379,9 +418,12 @@ def describe_fills(fills: dict[str, Any]) -> str:
     )
 
 
-def num_epochs_measured(arguments: argparse.Namespace) -> int:
-    """Epochs that a median is taken over: all but each trial's first."""
-    return int(arguments.trials * max(1, arguments.epochs - 1))
+def epochs_measured(result: dict[str, Any]) -> str:
+    """Of a round, side by side."""
+    one = result["rounds"][0]
+    return ", ".join(
+        f"{name.replace('_', ' ')} {len(common.steady(one[name]['seconds']))}" for name in sorted(one["order"])
+    )
 
 
 if __name__ == "__main__":
