@@ -150,8 +150,8 @@ def report(result: dict[str, Any], arguments: argparse.Namespace) -> str:
 {common.table(header, rows)}
 
 Medians of {arguments.rounds} searches each. {arguments.trials} trials of up to {arguments.epochs} epochs, TPE and
-rungs, one host, training replaced by sleep at the rate of the first column. The share is that of the wall clock from the first
-row to the last in which the host did not sleep: clients, reports, sampler, rungs, ledger, checkpoints.
+rungs, one host, training replaced by sleep at the rate of the first column. The share is that of the wall clock from
+the first row to the last in which the host did not sleep: clients, reports, sampler, rungs, ledger, checkpoints.
 
 {common.conditions_markdown(result["conditions"])}
 """
