@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -153,7 +154,8 @@ class RunState:
         elif kind == records.EPOCH:
             trial = self.trials[event["trial"]]
             trial.attempt, trial.latest = event["attempt"], event["epoch"]
-            trial.rows[event["epoch"]] = event
+            # A line's keys are strings of its own when it was read from a file: more than its numbers take.
+            trial.rows[event["epoch"]] = {sys.intern(key): value for key, value in event.items()}
         elif kind == records.SPARED:
             self.trials[event["trial"]].spared_at = event["epoch"]
         elif kind == records.STOPPED:

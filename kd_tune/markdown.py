@@ -13,7 +13,14 @@ from kd_tune.records import METRIC
 from kd_tune.watch import short
 
 PERCENT = {METRIC, "of_full", "importance", "teacher_accuracy", "saved", "share"}
-COUNTS = {"num_parameters", "multiply_adds", "teacher_parameters", "teacher_multiply_adds", "multiply_adds_saved"}
+COUNTS = {
+    "num_parameters",
+    "up_to_parameters",
+    "multiply_adds",
+    "teacher_parameters",
+    "teacher_multiply_adds",
+    "multiply_adds_saved",
+}
 COUNTS |= {"used", "computed"}
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 mpl.use("Agg")
 
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
@@ -51,8 +52,9 @@ def curves(tables: RunTables) -> Figure:
     figure, axes_row = new_figure(len(arms), width=4.2 * len(arms))
     best = analysis.best(tables)
     for axes, arm, colour in zip(axes_row, arms, COLOURS, strict=False):
-        for _, rows in tables.history[tables.history["arm"] == arm].groupby("trial"):
-            axes.plot(rows["epoch"], rows[METRIC], color="0.7", linewidth=0.8)
+        trials = tables.history[tables.history["arm"] == arm].groupby("trial")[["epoch", METRIC]]
+        axes.add_collection(LineCollection([rows.to_numpy(float) for _, rows in trials], color="0.7", linewidth=0.8))
+        axes.autoscale_view()
         for trial in best[best["arm"] == arm].to_dict("records"):
             rows = tables.history[tables.history["trial"] == trial["number"]]
             label = f"{arm}: trial {trial['number']}, {trial[METRIC]:.2%}"

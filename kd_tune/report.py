@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +20,7 @@ from kd_tune.results import RunTables
 from kd_tune.watch import duration, short
 
 TOP = 5
+MOST_SIZES = 12  # of students, that a table has a row each for
 
 
 def write(folder: Path, console: Console) -> Path:
@@ -153,13 +155,17 @@ def _table(frame: pd.DataFrame, title: str | None = None) -> Table:
 
 
 def _pivot(best_by_student: pd.DataFrame) -> pd.DataFrame:
-    """A row a size of student, a column an arm; each figure with the epochs that it took."""
-    rows: dict[int, dict[str, Any]] = {}
-    for row in best_by_student.to_dict("records"):
-        size = rows.setdefault(row["num_parameters"], {"num_parameters": row["num_parameters"]})
-        size[row["arm"]] = f"{row[METRIC]:.2%} ({row['epoch']})"
+    """A row a size of student, or of many a group of sizes, a column an arm; each figure with the epochs it took."""
+    sizes = sorted(best_by_student["num_parameters"].unique())
+    groups = np.array_split(sizes, MOST_SIZES) if len(sizes) > MOST_SIZES else [[size] for size in sizes]
+    first = "num_parameters" if len(groups) == len(sizes) else "up_to_parameters"
+    rows = []
+    for group in groups:
+        best = best_by_student[best_by_student["num_parameters"].isin(group)].sort_values(METRIC)
+        cells = {row["arm"]: f"{row[METRIC]:.2%} ({row['epoch']})" for row in best.to_dict("records")}
+        rows.append({first: int(group[-1]), **cells})
     arms = [arm for arm in ARMS if arm in set(best_by_student["arm"])]
-    return pd.DataFrame(list(rows.values()), columns=["num_parameters", *arms])
+    return pd.DataFrame(rows, columns=[first, *arms])
 
 
 def _with_intervals(rungs: pd.DataFrame) -> pd.DataFrame:

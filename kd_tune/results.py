@@ -95,10 +95,9 @@ def _trials(state: RunState) -> pd.DataFrame:
 
 
 def _history(state: RunState) -> pd.DataFrame:
-    rows = [
-        {key: value for key, value in row.items() if key not in ("event", "time")} | {"arm": trial.arm}
-        for trial in state.trials.values()
-        for _, row in sorted(trial.rows.items())
-    ]
-    frame = pd.DataFrame(rows, columns=None if rows else ["trial", "arm", "epoch", "attempt", METRIC])
-    return frame.sort_values(["trial", "epoch"]).reset_index(drop=True)
+    rows = [row for _, trial in sorted(state.trials.items()) for _, row in sorted(trial.rows.items())]
+    names = list(dict.fromkeys(name for row in rows for name in row if name not in ("event", "time")))
+    names = names or ["trial", "epoch", "attempt", METRIC]
+    frame = pd.DataFrame({name: [row.get(name) for row in rows] for name in names})  # a dict a row takes thrice as much
+    frame["arm"] = [state.trials[number].arm for number in frame["trial"]]
+    return frame

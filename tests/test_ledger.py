@@ -64,6 +64,12 @@ def test_a_run_is_read_as_it_was_recorded(tmp_path: Path) -> None:
     assert run.state.num_missing() == 1
 
 
+def test_rows_share_their_keys(folder: Path) -> None:
+    """Ten thousand trials' would take more memory than all their numbers."""
+    first, second = list(replay(folder).trials[0].rows.values())[:2]
+    assert [id(key) for key in first] == [id(key) for key in second]
+
+
 def test_an_event_keeps_its_fields_and_gets_a_time(folder: Path) -> None:
     events = list(read_events(folder))
     assert len(events) == 7

@@ -99,7 +99,12 @@ def test_answers_of_the_teacher_are_counted(tables: RunTables) -> None:
     assert (row["used"], row["computed"]) == (epochs * 108 + 12, 2 * 108 + 12)
 
 
-def test_importance_finds_the_parameter_that_matters(tmp_path: Path) -> None:
+@pytest.mark.parametrize("most", [400, 12])
+def test_importance_finds_the_parameter_that_matters(
+    most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also from every third of the trials."""
+    monkeypatch.setattr(analysis, "MOST_TRIALS", most)
     lr = {"float": [0.0, 1.0]}
     search = toy_search(**{"trial.optimizer.lr": lr, "search.scheduler.grace_period": 1, "trial.objective.alpha": 0.5})
     run = Run.create(tmp_path / "run", yaml.safe_dump(search), toy_manifest())
@@ -113,6 +118,18 @@ def test_importance_finds_the_parameter_that_matters(tmp_path: Path) -> None:
     shares = analysis.importance(results.read(tmp_path / "run")).set_index("parameter")["importance"]
     assert shares["optimizer.lr"] > 0.9
     assert shares.sum() == pytest.approx(1.0)
+
+
+def test_a_table_of_many_sizes_of_students_has_the_best_of_each_group() -> None:
+    """Fifteen sizes, of which twelve groups are made: the first three hold two sizes each."""
+    sizes = range(100, 1600, 100)
+    rows = [{"num_parameters": size, "arm": "distil", "val_accuracy": size / 2000, "epoch": 3} for size in sizes]
+    rows.append({"num_parameters": 100, "arm": "cross_entropy", "val_accuracy": 0.9, "epoch": 3})
+    table = report._pivot(pd.DataFrame(rows))
+    assert list(table["up_to_parameters"]) == [200, 400, 600, *range(700, 1600, 100)]
+    assert list(table["distil"][:2]) == ["10.00% (3)", "20.00% (3)"]
+    assert table["cross_entropy"][0] == "90.00% (3)"
+    assert list(report._pivot(pd.DataFrame(rows[:3]))["num_parameters"]) == [100, 200, 300]
 
 
 def test_report_holds_tables_and_pictures(finished_run: Path) -> None:
