@@ -17,12 +17,13 @@ from kd_tune.config import SamplerConfig
 from kd_tune.ledger import TrialState
 from kd_tune.records import derive_seed
 from kd_tune.space import Draw, Space
-from kd_tune.studies import Told, highest_rung, study_of, told_as_they_ended, told_at
+from kd_tune.studies import Told, highest_rung, most_telling, study_of, told_as_they_ended, told_at
 
 # How often a sampler is asked for a draw that is new and accepted, before draws are made at random. TPE gives nearly
 # the same answer each time: it takes the best of 24 candidates, so an option that did badly may never come.
 MAX_ASKS = 16
 MAX_RANDOM_ASKS = 256
+MOST_TOLD = 1000  # trials that TPE is told of: asking it takes 0.1 s more with every three thousand
 
 
 def propose(
@@ -118,7 +119,7 @@ def _asked(
     times: int = MAX_ASKS,
 ) -> Iterator[Draw]:
     """What Optuna answers, with a fresh seed each time that it is asked."""
-    study = study_of(space, told, sampler(seed % 2**32))
+    study = study_of(space, most_telling(told, MOST_TOLD), sampler(seed % 2**32))
     for attempt in range(times):
         if attempt:
             study.sampler = sampler(derive_seed(seed, attempt) % 2**32)

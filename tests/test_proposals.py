@@ -18,7 +18,7 @@ from kd_tune.ledger import TrialState
 from kd_tune.proposals import SAMPLERS, propose
 from kd_tune.ranges import Choice, FloatRange, IntRange
 from kd_tune.space import Draw, Space, contains
-from kd_tune.studies import comparable_values, highest_rung, study_of, told_as_they_ended, told_at
+from kd_tune.studies import comparable_values, highest_rung, most_telling, study_of, told_as_they_ended, told_at
 from tests.test_space import FINITE_TRIALS, TRIALS, count_cells, space_of
 
 SPACE = Space(
@@ -278,6 +278,32 @@ def test_a_diverged_trial_ranks_below_all_others_however_late_it_diverged() -> N
         study = study_of(space, told, TPESampler(seed=0))
         below, _ = _split_trials(study, study.trials, 3)
         assert [kept.params["x"] for kept in below] == [0.9] * 3
+
+
+@given(
+    ends=st.lists(
+        st.tuples(
+            st.sampled_from(["completed", "pruned", "diverged", None]),
+            st.lists(st.floats(0, 1), min_size=1, max_size=4),
+        ),
+        max_size=40,
+    ),
+    most=st.integers(1, 40),
+)
+def test_of_a_long_history_the_best_and_the_newest_are_told(
+    ends: list[tuple[str | None, list[float]]], most: int
+) -> None:
+    """Those that Optuna itself takes for the best are in it."""
+    trials = [trial(number, {"x": number}, [*values], end) for number, (end, values) in enumerate(ends)]
+    told = told_as_they_ended(trials, with_running=True)
+    kept = most_telling(told, most)
+    assert len(kept) == min(most, len(told))
+    assert [one for one in told if one in kept] == kept
+    study = study_of(Space({"x": IntRange(bounds=[0, 40])}), told, TPESampler(seed=0))
+    finished = [one for one in study.trials if one.state.is_finished()]
+    best, _ = _split_trials(study, finished, min(most // 4, len(finished)))
+    assert {one.params["x"] for one in best} <= {one.draw["x"] for one in kept}
+    assert not told or told[-1] in kept
 
 
 def test_a_rung_is_told_at_its_own_epoch() -> None:
