@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from common import arguments_parser, reflow, table
@@ -59,6 +59,27 @@ PUBLISHED_BY_CLASS = {
     SOFT: (75.0, 75.5, 61.3, 46.2, 51.8, 51.5, 67.8, 71.3, 82.9, 69.5),
     "teacher": (96.0, 96.8, 91.7, 87.9, 95.5, 90.0, 95.5, 96.1, 96.7, 95.9),
 }
+
+
+CLAIMS = (
+    "Soft targets beat hard ones.",
+    "The student of the teacher alone has the class profile closest to the teacher's.",
+    "Confusions stay among like classes.",
+)
+
+
+class Judgement(NamedTuple):
+    """What becomes of a claim.
+
+    Attributes:
+        about: by which confirmation.
+        verdict: in words.
+        figures: what it rests on.
+    """
+
+    about: str
+    verdict: str
+    figures: str
 
 
 @dataclass(frozen=True)
@@ -157,7 +178,7 @@ def write_page(parts: Sequence[Part], page: Path, command: str) -> None:
         figures = {part.name: figures_of(part) for part in parts}
         (temporary / "figures.json").write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     sections = "\n\n".join(section(part, pictures.name) for part in parts)
-    text = f"# The study, done again\n\nMade by `{command}`.\n\n{sections}"
+    text = f"# The study, done again\n\nMade by `{command}`.\n\n{summary(parts)}\n\n{sections}"
     with written_whole(page, replace=page.exists()) as temporary:
         temporary.write_text(reflow(text), encoding="utf-8")
 
@@ -238,8 +259,9 @@ def section(part: Part, pictures: str) -> str:
         "### Confusions",
         f"![Confusion matrices]({pictures}/{part.name}_confusions.png)",
         f"![Differences from hard labels]({pictures}/{part.name}_confusion_differences.png)",
+        *([f"![Inside groups]({pictures}/{part.name}_inside_groups.png)"] if part.told[OWN].groups else []),
         "### The study's three claims",
-        "\n\n".join(f"Claim {number}. {text}" for number, text in enumerate(claims(part), start=1)),
+        claims_markdown(part),
         f"![Class profiles]({pictures}/{part.name}_class_profiles.png)",
     ]
     return "\n\n".join(parts)
@@ -288,58 +310,87 @@ def rates_markdown(trials: pd.DataFrame) -> str:
             cells.append(f"{100 * cell[own]:.1f} at {own:g}; {100 * cell[common]:.1f}")
         rows.append([f"{temperature:g}", f"{common:g}", *cells])
     header = ["temperature", "rate of hard labels", *(STUDENTS[name] for name in (HARD, BOTH, SOFT))]
+    highest = trials.groupby(ALPHA)[METRIC].max()
+    overall = ", ".join(
+        f"{STUDENTS[name]} {100 * highest[alpha]:.1f}" for alpha, name in {0.0: HARD, 0.5: BOTH, 1.0: SOFT}.items()
+    )
     return (
-        "Validation accuracy in %, one training a cell: at each one's best rate, and at that of hard labels.\n\n"
-        + table(header, rows)
+        "Validation accuracy in %, one training a cell: at each one's best rate, and at that of hard labels. This loss "
+        "softens the student's answers for hard labels too, so that these depend on the temperature as well. The best "
+        f"of all cells: {overall}.\n\n" + table(header, rows)
     )
 
 
-def claims(part: Part) -> list[str]:
-    """What becomes of each claim, with the figures that say so."""
+def judged(part: Part) -> list[list[Judgement]]:
+    """What becomes of each of CLAIMS, by each confirmation that says something of it."""
     return [
-        "Soft targets beat hard ones. " + " ".join(_beats(part.found[about], about) for about in part.found),
-        "The class profile of the student of the teacher alone is closest to the teacher's. "
-        + " ".join(_closest(part.told[about], about) for about in part.told),
-        "Confusions stay among like classes. " + _stay_inside(part.told[OWN]),
+        [_beats(found, about) for about, found in part.found.items()],
+        [_closest(told, about) for about, told in part.told.items()],
+        [_stay_inside(part.told[OWN], OWN)],
     ]
 
 
-def _beats(found: Confirmation, about: str) -> str:
-    sentences = [one.sentence(len(found.comparisons)) for one in found.comparisons if one.second == HARD]
-    holds = [
-        one.first for one in found.comparisons if one.second == HARD and one.difference > 0 and _is_real(one.p_value)
+def summary(parts: Sequence[Part]) -> str:
+    """The verdicts on all claims: a row a claim and confirmation, a column a part."""
+    verdicts = [judged(part) for part in parts]
+    rows = [
+        [claim, judgement.about, *(mine[number][place].verdict for mine in verdicts)]
+        for number, claim in enumerate(CLAIMS)
+        for place, judgement in enumerate(verdicts[0][number])
     ]
-    verdict = {0: "it does not show", 1: f"it holds for {'; '.join(holds)}", 2: "it holds"}[len(holds)]
-    return f"With {about}, {verdict}: {'; '.join(sentences)}."
+    epochs = [f"{part.tables.file.trial['training']['num_epochs']} epochs" for part in parts]
+    return table(["the study's claim", "rates", *epochs], rows)
 
 
-def _closest(told: Predictions, about: str) -> str:
+def claims_markdown(part: Part) -> str:
+    """The verdicts with the figures that they rest on."""
+    return "\n\n".join(
+        f"**{claim}** "
+        + " ".join(f"With {one.about}, {one.verdict}: {one.figures}." for one in judgements if one.figures)
+        for claim, judgements in zip(CLAIMS, judged(part), strict=True)
+    )
+
+
+def _beats(found: Confirmation, about: str) -> Judgement:
+    against = [one for one in found.comparisons if HARD in (one.first, one.second)]
+    words = []
+    for one in against:
+        soft, gain = (one.first, one.difference) if one.second == HARD else (one.second, -one.difference)
+        verdict = "it is not decided" if not _is_real(one.p_value) else "it holds" if gain > 0 else "the opposite holds"
+        words.append((verdict, STUDENTS[soft]))
+    verdicts = {verdict for verdict, _ in words}
+    verdict = verdicts.pop() if len(verdicts) == 1 else ", ".join(f"{verdict} for {name}" for verdict, name in words)
+    return Judgement(about, verdict, "; ".join(one.sentence(len(found.comparisons)) for one in against))
+
+
+def _closest(told: Predictions, about: str) -> Judgement:
     shown = [
         f"{row['model']} {row['correlation']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
         for row in closeness(told).to_dict("records")
     ]
     rows = [row for row in closeness_differences(told).to_dict("records") if SOFT in (row["first"], row["second"])]
+    figures = f"correlations {', '.join(shown)}"
     if len(rows) < 2:
-        return f"With {about}, nobody can tell: noise hides profiles that differ so little between classes."
+        return Judgement(about, "nobody can tell, because noise hides a profile", figures)
     real = [row for row in rows if _is_real(row["p_holm"])]
     ahead = [row for row in real if (row["difference"] > 0) == (row["first"] == SOFT)]
     verdict = (
         "it holds" if len(ahead) == len(rows) else "the opposite holds" if real and not ahead else "it is not decided"
     )
-    return f"With {about}, {verdict}: correlations {', '.join(shown)}."
+    return Judgement(about, verdict, figures)
 
 
-def _stay_inside(told: Predictions) -> str:
+def _stay_inside(told: Predictions, about: str) -> Judgement:
     if told.groups is None:
-        return "These data have no groups of like classes."
+        return Judgement(about, "these data have no groups of like classes", "")
     found = inside_groups(told)
     rows = found[(found["group"] == EVERY_GROUP) & (found["model"].isin(list(STUDENTS)))].to_dict("records")
-    verdict = "It holds" if all(row["low"] > row["evenly"] for row in rows) else "It does not hold for all"
+    verdict = "it holds" if all(row["low"] > row["evenly"] for row in rows) else "it does not hold for all"
     shares = [
         f"{row['model']} {row['share']:.1%} ({row['low']:.1%} to {row['high']:.1%}; spread evenly {row['evenly']:.1%})"
         for row in rows
     ]
-    return f"{verdict}: so many wrong answers name a class of the right group: {', '.join(shares)}."
+    return Judgement(about, verdict, f"so many wrong answers name a class of the right group: {', '.join(shares)}")
 
 
 def _with_interval(row: Mapping[str, Any], name: str) -> list[str]:

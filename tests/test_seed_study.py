@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from kd_tune.confirmation import Comparison
 from kd_tune.ledger import replay
+from tests.confirmations import toy_confirmation
 from tests.searches import toy_search, write_search
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -67,3 +69,33 @@ def test_the_common_rate_is_the_best_for_hard_labels_at_the_temperature(seed_stu
     cells = [(0.0, 4.0, 0.1, 0.6), (0.0, 4.0, 0.2, 0.7), (0.0, 1.0, 0.3, 0.9), (1.0, 4.0, 0.4, 0.9)]
     trials = pd.DataFrame(cells, columns=["objective.alpha", "objective.temperature", "optimizer.lr", "val_accuracy"])
     assert seed_study.best_rate(trials.assign(status="completed"), 0.0, 4.0) == 0.2
+
+
+@pytest.mark.parametrize(
+    ("differences", "verdict"),
+    [
+        ([("alpha=0.5", "alpha=0", 0.02, 0.01), ("alpha=0", "alpha=1", -0.03, 0.01)], "it holds"),
+        ([("alpha=0.5", "alpha=0", 0.02, 0.2), ("alpha=1", "alpha=0", -0.03, 0.06)], "it is not decided"),
+        (
+            [("alpha=0.5", "alpha=0", 0.02, 0.2), ("alpha=0", "alpha=1", 0.03, 0.01)],
+            "it is not decided for both, the opposite holds for teacher alone",
+        ),
+        ([("alpha=0.5", "alpha=0", -0.02, 0.01), ("alpha=1", "alpha=0", -0.03, 0.01)], "the opposite holds"),
+    ],
+)
+def test_soft_targets_are_judged_whichever_way_a_pair_is_written(
+    seed_study: ModuleType, differences: list[tuple[str, str, float, float]], verdict: str
+) -> None:
+    pairs = [*differences, ("alpha=0.5", "alpha=1", 0.1, 0.001)]
+    found = toy_confirmation().model_copy(
+        update={
+            "comparisons": [
+                Comparison(
+                    student="", first=first, second=second, difference=gain, low=gain, high=gain, p_value=p_value
+                )
+                for first, second, gain, p_value in pairs
+            ]
+        }
+    )
+    judged = seed_study._beats(found, "one rate")
+    assert (judged.about, judged.verdict) == ("one rate", verdict)
