@@ -34,6 +34,7 @@ from statistics import mean, median
 from typing import Any
 
 import common
+import on_ray
 import torch
 
 from kd_tune import soft_targets
@@ -142,7 +143,7 @@ def measure_round(number: int, weights: Path, folder: Path, arguments: argparse.
     }
     order = list(sides) if number % 2 else list(reversed(sides))
     found = {name: sides[name]() for name in order}
-    seconds = {name: median(common.steady(side["seconds"])) for name, side in found.items()}
+    seconds = {name: median(on_ray.steady(side["seconds"])) for name, side in found.items()}
     peer = epochs_an_hour(seconds["peer"], arguments.images, arguments.places)
     ours, one_by_one = (
         epochs_an_hour(seconds[name], arguments.our_images, arguments.places) for name in ("stacks", "one_by_one")
@@ -193,17 +194,17 @@ def our_epochs(weights: Path, folder: Path, arguments: argparse.Namespace, stack
     raw = our_search(weights, arguments, arguments.places * (stack if stack > 1 else arguments.trials))
     if stack == 1:
         raw["resources"]["stack"] = 1
-    state = common.run_search(raw, folder, arguments.data, arguments.places)
+    state = on_ray.run_search(raw, folder, arguments.data, arguments.places)
     by_ledger: list[float] = []
     for trial in state.trials.values():
-        by_ledger += common.row_intervals([row["time"] for row in trial.rows.values()])
-    seconds = common.epoch_seconds(state)
+        by_ledger += on_ray.row_intervals([row["time"] for row in trial.rows.values()])
+    seconds = on_ray.epoch_seconds(state)
     return {
         "threads": 1,
         "at_once": arguments.places * stack,
         "seconds": seconds,
         # One epoch a trial has no interval.
-        "ledger_seconds": [round(value, 3) for value in by_ledger] or common.steady(seconds),
+        "ledger_seconds": [round(value, 3) for value in by_ledger] or on_ray.steady(seconds),
     }
 
 
@@ -242,8 +243,8 @@ def measure_widths(weights: Path, folder: Path, arguments: argparse.Namespace) -
     for width in widths:
         raw = our_search(weights, arguments, arguments.places * CPU_STACK)
         raw["trial"]["student"] = {"name": "studentnet", "width": width}
-        state = common.run_search(raw, folder / f"run_width_{width:g}", arguments.data, arguments.places)
-        found[f"{width:g}"] = round(median(common.steady(common.epoch_seconds(state))), 4)
+        state = on_ray.run_search(raw, folder / f"run_width_{width:g}", arguments.data, arguments.places)
+        found[f"{width:g}"] = round(median(on_ray.steady(on_ray.epoch_seconds(state))), 4)
     return found
 
 
@@ -282,11 +283,11 @@ def shipped_search(result: dict[str, Any], arguments: argparse.Namespace) -> dic
     by_arm = {arm: expected_epochs(file, trials) for arm, trials in file.search.trials_by_arm().items()}
     widths = result["median_seconds_by_width"]
     factor = mean(widths[f"{width:g}"] for width in shipped_widths(file)) / widths["1"]
-    ours = median(value for one in result["rounds"] for value in common.steady(one["stacks"]["seconds"]))
-    peer = median(value for one in result["rounds"] for value in common.steady(one["peer"]["seconds"]))
+    ours = median(value for one in result["rounds"] for value in on_ray.steady(one["stacks"]["seconds"]))
+    peer = median(value for one in result["rounds"] for value in on_ray.steady(one["peer"]["seconds"]))
     our_epoch = ours / arguments.our_images * SHIPPED_TRAIN * factor
     views = file.trial["training"].get("views", 1)
-    peer_seconds = {TEACHER: peer, "compact": median(common.steady(result["peer_with_compact"]["seconds"]))}
+    peer_seconds = {TEACHER: peer, "compact": median(on_ray.steady(result["peer_with_compact"]["seconds"]))}
     scopes = {"all arms": sum(by_arm.values()), "the distil arm alone": by_arm["distil"]}
     bills = [
         bill(
@@ -338,9 +339,9 @@ def report(result: dict[str, Any], arguments: argparse.Namespace) -> str:
     rows = [
         (
             number,
-            f"{median(common.steady(one['peer']['seconds'])):.2f}",
-            f"{median(common.steady(one['stacks']['seconds'])):.2f}",
-            f"{median(common.steady(one['one_by_one']['seconds'])):.2f}",
+            f"{median(on_ray.steady(one['peer']['seconds'])):.2f}",
+            f"{median(on_ray.steady(one['stacks']['seconds'])):.2f}",
+            f"{median(on_ray.steady(one['one_by_one']['seconds'])):.2f}",
             f"{one['peer_epochs_an_hour']:.1f}",
             f"{one['our_epochs_an_hour']:.0f}",
             f"{one['ratio']:.1f}",
@@ -394,7 +395,7 @@ Computed from the measured rates, not run:
 
 - Peer: {scaled}. For `compact` its
   epochs were measured with that teacher asked in every step
-  (n = {len(common.steady(result["peer_with_compact"]["seconds"]))}).
+  (n = {len(on_ray.steady(result["peer_with_compact"]["seconds"]))}).
 - Fill: {shipped["views"]} views x {SHIPPED_TRAIN:,} images + {SHIPPED_VAL:,} validation images / answers a second
   ({describe_fills(result["fills"])}).
 - Training: {scaled} x
@@ -422,7 +423,7 @@ def epochs_measured(result: dict[str, Any]) -> str:
     """Of a round, side by side."""
     one = result["rounds"][0]
     return ", ".join(
-        f"{name.replace('_', ' ')} {len(common.steady(one[name]['seconds']))}" for name in sorted(one["order"])
+        f"{name.replace('_', ' ')} {len(on_ray.steady(one[name]['seconds']))}" for name in sorted(one["order"])
     )
 
 

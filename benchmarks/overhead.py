@@ -32,6 +32,7 @@ from typing import Any
 
 import common
 import numpy as np
+import on_ray
 
 from kd_tune import host, records
 from kd_tune.catalog import load_dataset
@@ -164,7 +165,7 @@ def measure_slowdown(number: int, workload: Workload, folder: Path) -> dict[str,
     """Both sides once, on long epochs."""
     through_ray, bare = both_sides(f"long_{number}", workload, folder, ray_first=bool(number % 2))
     ray_seconds, bare_seconds = (mean(one.seconds_an_epoch() for one in side) for side in (through_ray, bare))
-    own = [median(value for one in side for value in common.steady(one.seconds)) for side in (through_ray, bare)]
+    own = [median(value for one in side for value in on_ray.steady(one.seconds)) for side in (through_ray, bare)]
     print(f"round {number}: {ray_seconds:.3f} s an epoch through Ray, {bare_seconds:.3f} s without", flush=True)
     return {
         "first": "ray" if number % 2 else "engine",
@@ -206,7 +207,7 @@ def both_sides(name: str, workload: Workload, folder: Path, ray_first: bool) -> 
 
 def run_on_ray(workload: Workload, folder: Path) -> list[Timeline]:
     """The search; rows are timed by the ledger, when the driver has them."""
-    common.run_search(workload.raw, folder, workload.source, workload.slots)
+    on_ray.run_search(workload.raw, folder, workload.source, workload.slots)
     times: dict[int, list[float]] = {}
     seconds: dict[int, list[float]] = {}
     for event in read_events(folder):
@@ -248,7 +249,7 @@ def run_bare(workload: Workload, folder: Path) -> list[Timeline]:
 
 def assignments_of(workload: Workload, folder: Path) -> list[Assignment]:
     """The trials of a search as Ray's side of kd_tune would hand them to a host."""
-    file = common.as_search_file(workload.raw)
+    file = on_ray.as_search_file(workload.raw)
     context = RunContext(
         spaces=check(file),
         seed=file.search.seed,

@@ -22,6 +22,7 @@ from typing import Any
 from unittest import mock
 
 import common
+import on_ray
 
 from kd_tune import cluster
 from kd_tune.engine import Evaluation, Student, row_of
@@ -88,7 +89,7 @@ def measure(rate: float, arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(cluster, "Host", sleeping_host(1 / rate)):
         run = Path(folder) / "run"
         began = time.time()
-        state = common.run_search(raw_search(arguments), run, None, 1)
+        state = on_ray.run_search(raw_search(arguments), run, None, 1)
         events = [event for event in read_events(run) if event["event"] == "epoch"]
     return figures(events, began) | {"trials": len(state.trials)}
 

@@ -28,6 +28,7 @@ from statistics import median
 from typing import Any
 
 import common
+import on_ray
 
 from kd_tune import records
 from kd_tune.ledger import Run, TrialState
@@ -44,7 +45,7 @@ ARMS = ("distil", "cross_entropy", "label_smoothing")
 def main() -> None:
     arguments = parse_arguments()
     made = common.conditions(arguments)
-    file = common.as_search_file(raw_search(arguments))
+    file = on_ray.as_search_file(raw_search(arguments))
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"
         write_whole(whole, file, arguments)
