@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,7 @@ from kd_tune import ledger
 from kd_tune.catalog import canonical_draw
 from kd_tune.confirmation import Candidate, Plan
 from kd_tune.ledger import RunState, TrialState
-from kd_tune.records import DISTIL
-from kd_tune.selection import Selection, is_of_student
+from kd_tune.selection import Selection, is_of_student, leading_arm
 from kd_tune.space import Space
 from kd_tune.statistics import shrunken_maximum
 
@@ -40,8 +39,9 @@ def make_plan(state: RunState, spaces: Mapping[str, Space], selection: Selection
         ConfigError: no search of these spaces has what is selected.
     """
     selection.check(spaces)
+    leader = leading_arm(state.quota)
     trials = {
-        arm: [trial for trial in ranked(state.of_arm(arm)) if selection.admits(trial, spaces[arm])]
+        arm: [trial for trial in ranked(state.of_arm(arm)) if selection.admits(trial, spaces[arm], leader)]
         for arm in state.quota
     }
     students = _students(trials, spaces, selection.all_students)
@@ -64,12 +64,6 @@ def make_plan(state: RunState, spaces: Mapping[str, Space], selection: Selection
     )
 
 
-def leading_arm(arms: Iterable[str]) -> str:
-    """The arm that the others are compared with: the distilled one, or the first where none learns from a teacher."""
-    names = list(arms)
-    return DISTIL if DISTIL in names else names[0]
-
-
 def ranked(trials: Sequence[TrialState]) -> list[TrialState]:
     """Usable trials that have ended, best first (`ledger.ranked`)."""
     return ledger.ranked(trial for trial in trials if trial.end is not None)
@@ -82,9 +76,9 @@ def trials_of_student(trials: Sequence[TrialState], space: Space, student: Mappi
 
 def rivals(state: RunState, space: Space, plan: Plan, candidate: Candidate) -> list[TrialState]:
     """The search's trials of a candidate's model and student when the plan was made, best first."""
-    selection = Selection(plan.top, by=plan.by, where=plan.where)
-    mine = [trial for trial in ranked(state.of_arm(candidate.arm)) if selection.admits(trial, space)]
-    mine = [trial for trial in mine if selection.model(trial) == candidate.model]
+    selection, leader = Selection(plan.top, by=plan.by, where=plan.where), leading_arm(state.quota)
+    mine = [trial for trial in ranked(state.of_arm(candidate.arm)) if selection.admits(trial, space, leader)]
+    mine = [trial for trial in mine if selection.model(trial, leader) == candidate.model]
     if plan.search_trials is not None:
         mine = [trial for trial in mine if trial.number < plan.search_trials]
     return trials_of_student(mine, space, plan.students[candidate.student])
@@ -140,17 +134,17 @@ def _by_model(
     found: dict[str, list[Candidate]] = {name: [] for name in selection.models(trials, spaces)}
     for arm, ended in trials.items():
         for trial in ended:
-            candidate = _candidate(index, trial, selection)
+            candidate = _candidate(index, trial, selection.model(trial, leader))
             is_own = spaces[arm].fill(trial.draw)["student"] == student
             found[candidate.model].append(candidate if is_own else _moved(candidate, leading_draw))
     return found
 
 
-def _candidate(student: int, trial: TrialState, selection: Selection) -> Candidate:
+def _candidate(student: int, trial: TrialState, model: str) -> Candidate:
     return Candidate(
         student=student,
         arm=trial.arm,
-        model=selection.model(trial),
+        model=model,
         trial=trial.number,
         draw=trial.draw,
         moved=False,

@@ -30,17 +30,18 @@ from kd_tune.confirmation import Confirmation, Plan
 from kd_tune.data import Dataset
 from kd_tune.errors import ConfigError
 from kd_tune.export import Exported, export_students
-from kd_tune.ledger import PLAN, Event, Run, RunState, refuse_confirmation, replay
+from kd_tune.ledger import PLAN, SEARCH_FILE, Event, Run, RunState, refuse_confirmation, replay
 from kd_tune.manifest import hardware, versions
 from kd_tune.opening import checkpoint_of, open_test_set
 from kd_tune.paths import read_record, write_json, written_whole
 from kd_tune.records import derive_seed
 from kd_tune.retraining import RetrainingProposer, in_words, trainings_by_arm
 from kd_tune.search import Found, Launch, find_again, run_trials
-from kd_tune.search_checks import resolved
-from kd_tune.search_file import SearchFile
-from kd_tune.selection import Selection
+from kd_tune.search_checks import check, resolved
+from kd_tune.search_file import SearchFile, load_search_file
+from kd_tune.selection import Selection, leading_arm
 from kd_tune.strict_yaml import dump_yaml
+from kd_tune.watch import counted
 
 
 class NothingUsable(ConfigError):  # noqa: N818 - it says what is the case
@@ -110,6 +111,8 @@ def confirm(folder: Path, request: Request, launch: Launch, console: Console) ->
         place = confirmation.folder_of(folder, number)
         if not (place / PLAN).exists():
             _check_ended(run)
+        file = load_search_file(folder / SEARCH_FILE)
+        request.selection(file.search.goal).check(check(file))  # before a teacher is looked for, or trained
         found = find_again(folder, launch.source, console)
         _check_test_images(found.dataset)
         if (place / PLAN).exists():
@@ -178,7 +181,7 @@ def confirmation_number(folder: Path, openings: list[Event], again: bool) -> int
         return number
     if not again:
         raise ConfigError(
-            f"{folder}: was confirmed; the test set has been opened {len(openings)} times for it. "
+            f"{folder}: was confirmed; the test set has been opened {counted(len(openings), 'time')} for it. "
             "--again trains on fresh seeds, opens it once more, and every report says so"
         )
     return number + 1
@@ -224,7 +227,7 @@ def _check_plan(folder: Path, plan: Plan, state: RunState, selection: Selection)
     if selection.all_students:
         raise ConfigError(f"{folder}: no student has trials of every arm; --students best compares what there is")
     raise NothingUsable(
-        f"{folder}: no trial of {candidates.leading_arm(state.quota)} gave a figure, so no student can be compared"
+        f"{folder}: no trial of {leading_arm(state.quota)} gave a figure, so no student can be compared"
     )
 
 

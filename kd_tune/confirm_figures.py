@@ -22,6 +22,7 @@ from kd_tune.paths import file_name
 from kd_tune.ranges import branch_name
 from kd_tune.records import DISTIL
 from kd_tune.retraining import Group, best_candidate, groups_of, reported
+from kd_tune.selection import leading_arm
 from kd_tune.space import Space
 
 
@@ -79,7 +80,7 @@ def collect(plan: Plan, state: RunState) -> tuple[list[Chosen], list[str]]:
     """
     chosen, left_out = [], []
     for index, (section, counts) in enumerate(zip(plan.students, plan.trials, strict=True)):
-        student, leader = candidates.describe(section), candidates.leading_arm(counts)
+        student, leader = candidates.describe(section), leading_arm(counts)
         found = {model: _retrained(plan, state, (index, model)) for model in counts}
         if plan.by is None and isinstance(found[leader], str):
             left_out.append(f"{student}, all arms: {leader} has {found[leader]}")

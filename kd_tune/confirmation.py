@@ -19,7 +19,6 @@ from kd_tune.watch import short
 
 FIGURES = "confirmation.json"
 ANSWERS = "test_answers.npz"
-ANSWERS = "test_answers.npz"
 EXPORT = "confirmed"
 SIGNIFICANT = 0.05
 FEW = 3  # a model was tuned less at a student if another has so many times its trials there

@@ -17,7 +17,7 @@ from kd_tune.ledger import SEARCH_FILE, RunState
 from kd_tune.paths import written_whole
 from kd_tune.records import ARMS, METRIC
 from kd_tune.results import RunTables
-from kd_tune.watch import duration, short
+from kd_tune.watch import counted, duration, short
 
 TOP = 5
 MOST_SIZES = 12  # of students, that a table has a row each for
@@ -53,7 +53,7 @@ def write(folder: Path, console: Console) -> Path:
         show(confirmed, console)
         for note in shown["answers"].notes:
             console.print(f"  {note}", markup=False)
-    _print(tables, sections, findings, console)
+    _print(tables, sections, findings, console, "unconfirmed" if confirmed is None else "of the search itself")
     return target / "report.md"
 
 
@@ -108,8 +108,10 @@ def _sections(tables: RunTables) -> dict[str, pd.DataFrame]:
     }
 
 
-def _print(tables: RunTables, sections: dict[str, pd.DataFrame], findings: list[Finding], console: Console) -> None:
-    console.print("\nThe best of each arm by validation accuracy (unconfirmed)", style="bold")
+def _print(
+    tables: RunTables, sections: dict[str, pd.DataFrame], findings: list[Finding], console: Console, standing: str
+) -> None:
+    console.print(f"\nThe best of each arm by validation accuracy ({standing})", style="bold")
     for _, row in analysis.best(tables).iterrows():
         configuration = " ".join(f"{name}={short(row[name])}" for name in tables.parameters if pd.notna(row[name]))
         size = f"{int(row['num_parameters']):,} parameters, {row['epoch']} epochs"
@@ -135,7 +137,7 @@ def _print(tables: RunTables, sections: dict[str, pd.DataFrame], findings: list[
 
 def _openings(state: RunState) -> str:
     """How often a run opened its test set, and whether its search went on as if it had not."""
-    times = f"{len(state.test_openings)} times by this run"
+    times = f"{counted(len(state.test_openings), 'time')} by this run"
     later = sum(trial.after_opening for trial in state.trials.values())
     if not later:
         return times

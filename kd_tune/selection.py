@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from kd_tune.catalog import canonical_draw
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import TrialState
 from kd_tune.ranges import Choice, FloatRange
+from kd_tune.records import DISTIL
 from kd_tune.space import Space
 from kd_tune.watch import short
 
@@ -21,7 +22,8 @@ class Selection:
     Attributes:
         top: candidates of a model at a student, at most (of one, see `candidates`).
         all_students: every student, not only the best.
-        by: the parameter whose values are compared; None: arms are.
+        by: the parameter of the leading arm whose values are compared, with each other and with the other arms, which
+            take part as they are; None: arms are compared.
         where: values that parameters must have. An arm without such a parameter is not asked.
     """
 
@@ -33,7 +35,7 @@ class Selection:
     def check(self, spaces: Mapping[str, Space]) -> None:
         """Raises ConfigError if a parameter does not exist, cannot have this value, or is not one of few values."""
         problems = [f"--where {text}" for name, value in self.where.items() for text in _wrong(name, value, spaces)]
-        known = {name: leaf for space in spaces.values() for name, leaf in space.parameters().items()}
+        known = spaces[leading_arm(spaces)].parameters()
         if self.by is not None and self.by not in known:
             problems.append(f"--by {self.by}: no such parameter; known: {', '.join(known)}")
         elif self.by is not None and is_of_student(self.by):
@@ -43,20 +45,20 @@ class Selection:
         if problems:
             raise ConfigError(problems)
 
-    def admits(self, trial: TrialState, space: Space) -> bool:
+    def admits(self, trial: TrialState, space: Space, leader: str) -> bool:
         """Whether a trial is a candidate.
 
         One whose value of a parameter changes nothing has any value: at alpha 0 a temperature may be without effect.
-        One without a value of `by`, though its arm can have one, took a branch of the space that has no part in this.
+        One of the leading arm without a value of `by` took a branch of the space that has no part in this.
         """
         asked = {name: value for name, value in self.where.items() if name in trial.draw}
         if asked and canonical_draw(space, trial.draw | asked) != canonical_draw(space, trial.draw):
             return False
-        return self.by is None or self.by in trial.draw or self.by not in space.parameters()
+        return self.by is None or trial.arm != leader or self.by in trial.draw
 
-    def model(self, trial: TrialState) -> str:
+    def model(self, trial: TrialState, leader: str) -> str:
         """What a trial is compared as."""
-        return trial.arm if self.by is None or self.by not in trial.draw else self._named(trial.draw[self.by])
+        return trial.arm if self.by is None or trial.arm != leader else self._named(trial.draw[self.by])
 
     def models(self, trials: Mapping[str, Sequence[TrialState]], spaces: Mapping[str, Space]) -> list[str]:
         """What is compared, in order: arms as the search has them, values as the search file lists them, or ascending.
@@ -67,16 +69,22 @@ class Selection:
         """
         found: list[str] = []
         for arm, mine in trials.items():
-            leaf = spaces[arm].parameters().get(self.by or "")
-            if leaf is None or self.by is None:
+            if self.by is None or arm != leading_arm(trials):
                 found.append(arm)
                 continue
+            leaf = spaces[arm].parameters()[self.by]
             place: Callable[[Any], float] = leaf.values.index if isinstance(leaf, Choice) else float
             found += map(self._named, sorted({trial.draw[self.by] for trial in mine}, key=place))
         return found
 
     def _named(self, value: Any) -> str:
         return f"{str(self.by).rpartition('.')[2]}={short(value)}"
+
+
+def leading_arm(arms: Iterable[str]) -> str:
+    """The arm that the others are compared with: the distilled one, or the first where none learns from a teacher."""
+    names = list(arms)
+    return DISTIL if DISTIL in names else names[0]
 
 
 def is_of_student(parameter: str) -> bool:

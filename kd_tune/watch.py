@@ -110,8 +110,12 @@ class Watch:
                 self._console.print(line)
 
     def eta_seconds(self) -> float | None:
-        """Seconds to the end, from this launch's speed and the length of the trials that ended so far."""
-        if not self._epochs_here:
+        """Seconds to the end, from this launch's speed and the length of the trials that ended so far.
+
+        None before there were as many epochs as trials that run: the first of all has no speed yet.
+        """
+        running = sum(trial.end is None for trial in self._state.trials.values())
+        if self._epochs_here <= running:
             return None
         left = epochs_left(self._state, self._num_epochs, self._prunes)
         return left * (time.monotonic() - self._began) / self._epochs_here
@@ -146,9 +150,9 @@ class Watch:
                 yield f"{arm} up to {edge:,}", mine, share + (stratum < rest)
 
     def _is_best_so_far(self, trial: TrialState) -> bool:
-        """Whether a trial that ended is the best so far of its arm and stratum; it is then the one to beat."""
+        """Whether a trial that was completed is the best so far of its arm and stratum; it is then the one to beat."""
         group = trial.arm, trial.stratum
-        if not trial.end or trial.value is None or trial.value <= self._best.get(group, 0.0):
+        if trial.end != "completed" or trial.value is None or trial.value <= self._best.get(group, 0.0):
             return False
         self._best[group] = trial.value
         return True
@@ -162,7 +166,8 @@ class Watch:
         if event["event"] == records.EXHAUSTED:
             return f"{event['arm']} ends with {event['trials']} trials: {event['why']}"
         if event["event"] == records.SPARED:
-            return f"trial {event['trial']:4d} would be pruned after {event['epoch']} epochs, but is trained to the end"
+            epochs = counted(event["epoch"], "epoch")
+            return f"trial {event['trial']:4d} would be pruned after {epochs}, but is trained to the end"
         if event["event"] not in (records.STOPPED, records.EPOCH):
             return None
         now = time.monotonic()
@@ -178,8 +183,8 @@ class Watch:
         left = "" if eta is None else f", about {duration(eta)} left"
         error = f": {trial.error}" if trial.error else ""
         return (
-            f"trial {trial.number:4d} {trial.end or 'goes on':9s} after {trial.epoch} epochs at {value}{news}{error} "
-            f"[{ended}/{sum(self._state.quota.values())} trials{left}]"
+            f"trial {trial.number:4d} {trial.end or 'goes on':9s} after {counted(trial.epoch, 'epoch')} at "
+            f"{value}{news}{error} [{ended}/{sum(self._state.quota.values())} trials{left}]"
         )
 
 
@@ -215,6 +220,11 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 epoch`, `2 epochs`."""
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def short(value: object) -> str:

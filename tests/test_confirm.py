@@ -191,7 +191,7 @@ def test_the_test_set_that_was_opened_for_others_is_not_opened_for_these(
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (REQUEST, "was confirmed; the test set has been opened 1 times"),
+        (REQUEST, "was confirmed; the test set has been opened 1 time"),
         (Request(2, 3), "was confirmed"),
     ],
 )
@@ -240,13 +240,13 @@ def test_the_report_leads_with_what_was_confirmed(search_run: Path, confirmed: C
     page = report.write(search_run, console)
     text = page.read_text()
     assert text.index("## Confirmed on 40 test images with 2 fresh seeds") < text.index("**unconfirmed**")
-    assert "The test set was opened 1 times" in text
+    assert "The test set was opened 1 time by" in text
     for comparison in confirmed.comparisons:
         assert comparison.sentence(len(confirmed.comparisons)) in text
     assert (page.parent / "confirmed.png").read_bytes().startswith(b"\x89PNG")
     said = console.file.getvalue()  # type: ignore[attr-defined]
-    assert said.index("Confirmed on 40 test images") < said.index("(unconfirmed)")
-    assert "The test set was opened 1 times by this run." in said
+    assert said.index("Confirmed on 40 test images") < said.index("(of the search itself)")
+    assert "The test set was opened 1 time by this run." in said
 
 
 def test_proposals_say_what_they_confirm(search_run: Path, confirmed: Confirmation) -> None:

@@ -56,7 +56,7 @@ def test_a_confirmation_goes_on_or_begins_anew(
 
 def test_a_second_look_at_the_test_set_must_be_asked_for(tmp_path: Path) -> None:
     place = begin(tmp_path, 1, complete=True)
-    with pytest.raises(ConfigError, match=r"was confirmed; the test set has been opened 1 times for it\. --again"):
+    with pytest.raises(ConfigError, match=r"was confirmed; the test set has been opened 1 time for it\. --again"):
         confirmation_number(tmp_path, openings("confirmation"), again=False)
     shutil.rmtree(place)  # the look was taken all the same
     with pytest.raises(ConfigError, match="was confirmed"):
@@ -237,12 +237,12 @@ def test_a_search_that_went_on_after_the_look_says_so(tmp_path: Path) -> None:
     run = Run(folder)
     run.record("test_opened", confirmation="confirmation")
     page = report.write(folder, QUIET).read_text()
-    assert "The test set was opened 1 times by this run." in page
+    assert "The test set was opened 1 time by this run." in page
     run.record("proposed", trial=1, arm="distil", draw={"student.width": 0.5, "optimizer.lr": 0.1})
     run.close()
     console = Console(file=io.StringIO(), width=200)
     page = report.write(folder, console).read_text()
-    line = "opened 1 times by this run, and the search went on after that, by 1 trials: what is confirmed again"
+    line = "opened 1 time by this run, and the search went on after that, by 1 trials: what is confirmed again"
     assert "## Confirmed on" in page
     assert line in page
     assert line in console.file.getvalue()  # type: ignore[attr-defined]

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from kd_tune.candidates import make_plan
+from kd_tune.candidates import make_plan, rivals
 from kd_tune.cli import parse_values
 from kd_tune.confirm import Request
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import RunState, TrialState
 from kd_tune.ranges import Choice, FloatRange
+from kd_tune.retraining import trainings_by_arm
 from kd_tune.selection import Selection
 from kd_tune.space import Space
 from tests.confirmations import search_state
@@ -76,6 +77,20 @@ def test_an_arm_without_the_parameter_takes_part_as_itself() -> None:
     assert models_of(state, Selection(1, by="objective.alpha")) == expected
 
 
+def test_an_arm_that_has_the_parameter_too_takes_part_as_itself() -> None:
+    """Its values are no rivals of the leading arm's: their losses are others."""
+    state = state_of(drawn(1.0), drawn(0.5, lr=0.01), controls=2)
+    selection = Selection(2, by="optimizer.lr")
+    assert models_of(state, selection) == [
+        ("lr=0.1", 0),
+        ("lr=0.01", 1),
+        ("cross_entropy", 3),
+    ]
+    plan = make_plan(state, SPACES, selection, 3, seed=0)
+    assert trainings_by_arm(plan) == {"distil": 6, "cross_entropy": 3}
+    assert [len(rivals(state, SPACES[one.arm], plan, one)) for one in plan.candidates] == [1, 1, 2]
+
+
 def test_only_trials_with_the_wanted_values_are_candidates() -> None:
     state = state_of(drawn(1.0), drawn(0.5, lr=0.01), drawn(0.5, temperature=1.0), drawn(0.5))
     assert models_of(state, Selection(9, where={"objective.alpha": 0.5})) == [
@@ -107,8 +122,8 @@ def test_a_branch_without_the_parameter_takes_no_part() -> None:
         {"student.width": 0.5, "objective": "hinton", "objective[hinton].alpha": 1.0},
         {"student.width": 0.5, "objective": "cross_entropy"},
     ]
-    assert [selection.admits(TrialState(0, "distil", draw), space) for draw in draws] == [True, False]
-    assert selection.model(TrialState(0, "distil", draws[0])) == "alpha=1"
+    assert [selection.admits(TrialState(0, "distil", draw), space, "distil") for draw in draws] == [True, False]
+    assert selection.model(TrialState(0, "distil", draws[0]), "distil") == "alpha=1"
 
 
 @pytest.mark.parametrize(
