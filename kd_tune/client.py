@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import ray
 from ray import tune
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
+PATIENCE = 10.0  # seconds after the first host has answered; hosts that start together differ by less
 
-def follow_trial(config: dict[str, Any], hosts: Sequence[ActorHandle[Any]]) -> None:
+
+def follow_trial(config: dict[str, Any], hosts: Sequence[ActorHandle[Any]], stack: int) -> None:
     """One Ray Tune trial: reports a row an epoch, with `epoch` as TensorBoard's step.
 
     Args:
         config: the proposal.
         hosts: actors of `trainable.Host`.
+        stack: trials that one of them should hold.
     """
     number = config["number"]
-    repeat = config.get("repeat")
-    host = least_loaded(hosts, number) if repeat is None else hosts[repeat % len(hosts)]  # beside those of its repeat
-    for other in hosts:  # one may have it still, from a client that died
-        if other is not host:
-            other.leave.remote(number)
+    host = hosts[choose_host(hosts, number, stack, config.get("repeat"))]
     ray.get(host.open.remote(config))
     try:
         answered = 0
@@ -35,23 +35,44 @@ def follow_trial(config: dict[str, Any], hosts: Sequence[ActorHandle[Any]]) -> N
         host.leave.remote(number)
 
 
-def least_loaded(hosts: Sequence[ActorHandle[Any]], number: int) -> ActorHandle[Any]:
-    """The host with the fewest trials; trials that ask at once take different ones of equals.
+def choose_host(hosts: Sequence[ActorHandle[Any]], number: int, stack: int, repeat: int | None = None) -> int:
+    """The place of the host that a trial goes to, among those that answer.
+
+    The one that has it still, from a client that died, so that no two train it; else for a confirmation's trainings,
+    which share images with those of their repeat, the one where these are, unless that is full; else one with the
+    fewest trials, of equals any.
 
     Raises:
-        RayActorError: no host answers.
+        RayActorError: all hosts are lost.
     """
-    loads: dict[int, tuple[int, int]] = {}
-    for place, host in enumerate(hosts):
-        try:
-            loads[place] = _residents(host), (place + number) % len(hosts)
-        except RayActorError as error:  # it is being started again; others can be asked
-            lost = error
+    loads = ask_loads(hosts, number)
+    if (here := next((place for place, (has_it, _) in loads.items() if has_it), None)) is not None:
+        return here
+    meeting = None if repeat is None else repeat % len(hosts)
+    if meeting is not None and meeting in loads and loads[meeting][1] < stack:
+        return meeting
+    return min(loads, key=lambda place: (loads[place][1], random.Random(f"{number}/{place}").random()))
+
+
+def ask_loads(hosts: Sequence[ActorHandle[Any]], number: int) -> dict[int, tuple[bool, int]]:
+    """What hosts that answer say of themselves, by place: whether they have this trial, and how many they have.
+
+    One may wait for a core that somebody else has, or be started again, so that nobody can say how long it takes.
+
+    Raises:
+        RayActorError: all hosts are lost.
+    """
+    asked: dict[Any, int] = {host.load.remote(number): place for place, host in enumerate(hosts)}
+    loads: dict[int, tuple[bool, int]] = {}
+    waiting = list(asked)
+    while waiting and not loads:
+        answers, waiting = ray.wait(waiting, num_returns=1)
+        late, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=PATIENCE) if waiting else ([], [])
+        for answer in [*answers, *late]:
+            try:
+                loads[asked[answer]] = ray.get(answer)
+            except RayActorError as error:
+                lost = error
     if not loads:
         raise lost
-    return hosts[min(loads, key=loads.__getitem__)]
-
-
-def _residents(host: ActorHandle[Any]) -> int:
-    """How many trials a host has."""
-    return cast(int, ray.get(host.num_residents.remote()))
+    return loads

@@ -150,7 +150,8 @@ def _trainable(resources: ResourcesConfig, context: RunContext, slots: Slots) ->
     try:
         # A client needs no core, which its host has; Ray wants it to need something.
         yield tune.with_resources(
-            tune.with_parameters(follow_trial, hosts=hosts), tune.PlacementGroupFactory([{"memory": CLIENT_MEMORY}])
+            tune.with_parameters(follow_trial, hosts=hosts, stack=slots.stack),
+            tune.PlacementGroupFactory([{"memory": CLIENT_MEMORY}]),
         )
     finally:
         for host in hosts:  # Ray keeps handles that clients had, and with them the cores that the next search needs

@@ -73,10 +73,10 @@ class StackedHost:
         self._changed = threading.Condition()
         threading.Thread(target=self._train_for_ever, name="stack", daemon=True).start()
 
-    def num_residents(self) -> int:
-        """Trials that are here now."""
+    def load(self, number: int) -> tuple[bool, int]:
+        """Whether a trial is here, and how many are."""
         with self._changed:
-            return len(self._residents)
+            return number in self._residents, len(self._residents)
 
     def open(self, assignment: Assignment) -> None:
         """Takes a trial in; one of the same number, whose client must have died, is forgotten."""
@@ -165,8 +165,10 @@ class StackedHost:
             self._give_out(resident, training, row)
 
     def _give_out(self, resident: _Resident, training: Training, row: EpochRow) -> None:
-        """Lets a resident's client have a row, when its checkpoint is written."""
+        """Lets a resident's client have a row, when its checkpoint is written; nothing is kept of one that has left."""
         with self._changed:
+            if self._residents.get(resident.assignment.number) is not resident:
+                return
             unreported = list(resident.unanswered)
         try:
             training.keep(row, unreported)

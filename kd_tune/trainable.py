@@ -106,6 +106,6 @@ class Host:
         """See `StackedHost.leave`."""
         self._host.leave(number)
 
-    def num_residents(self) -> int:
-        """See `StackedHost.num_residents`."""
-        return self._host.num_residents()
+    def load(self, number: int) -> tuple[bool, int]:
+        """See `StackedHost.load`."""
+        return self._host.load(number)

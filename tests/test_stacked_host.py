@@ -251,12 +251,34 @@ def test_nobody_waits_for_the_rows_of_a_trial_that_was_given_up(
     assert answers == [[], []]
 
 
+def test_nothing_is_kept_of_a_trial_that_left_in_the_midst_of_an_epoch(
+    host: StackedHost, assignment: Callable[..., Assignment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checkpoints may be deleted by now, or somebody else may be reading them."""
+    advance_together, left = stacked_host.advance_together, threading.Event()
+
+    def leave_meanwhile(students: Any, data: Any) -> list[EpochRow]:
+        host.leave(0)
+        left.set()
+        return advance_together(students, data)
+
+    monkeypatch.setattr(stacked_host, "advance_together", leave_meanwhile)
+    one, other = assignment(0, checkpoint_epochs=(1,)), assignment(1, training={"num_epochs": 1})
+    host.open(one)
+    assert left.wait(timeout=60)
+    monkeypatch.setattr(stacked_host, "advance_together", advance_together)
+    host.open(other)
+    assert len(follow(host, 1)) == 1  # so the first one's epoch is over
+    assert not Path(one.checkpoints).exists()
+
+
 def test_slots_come_back_and_a_number_that_comes_again_starts_again(
     host: StackedHost, assignment: Callable[..., Assignment]
 ) -> None:
     host.open(assignment(0))
-    assert host.num_residents() == 1
+    assert host.load(0) == (True, 1)
+    assert host.load(1) == (False, 1)
     first = host.rows(0, answered=0)[0]
     host.open(assignment(0))  # its client died, and Ray started another
     assert numbers(follow(host, 0)[0]) == numbers(first)
-    assert host.num_residents() == 0
+    assert host.load(0) == (False, 0)

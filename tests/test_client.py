@@ -1,0 +1,86 @@
+"""Which host a trial goes to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import ray
+from ray.exceptions import RayActorError
+
+from kd_tune import client
+from kd_tune.client import choose_host
+
+NO_PLACE = 64  # CPUs that this machine has not
+
+
+@ray.remote(num_cpus=0)
+class FullHost:
+    """Says that it has some trials."""
+
+    def __init__(self, trials: Sequence[int]) -> None:
+        self._trials = trials
+
+    def load(self, number: int) -> tuple[bool, int]:
+        return number in self._trials, len(self._trials)
+
+
+@pytest.fixture
+def hosts(ray_cluster: None) -> Iterator[Any]:
+    """`hosts([1, 2], [])`: one with two trials, and an empty one."""
+    made: list[Any] = []
+
+    def make(*trials: Sequence[int]) -> list[Any]:
+        made.extend(FullHost.remote(mine) for mine in trials)
+        ray.get([host.load.remote(0) for host in made])
+        return made
+
+    yield make
+    for host in made:
+        ray.kill(host)
+
+
+@pytest.mark.parametrize(
+    ("trials", "repeat", "expected"),
+    [
+        (([1, 2], [3], [4, 5]), None, 1),  # the fewest
+        (([1, 2], [9], [4, 5], []), None, 1),  # the one that has it still
+        (([1, 2], [3], []), 3, 0),  # where those of its repeat are
+        (([1, 2, 3], [4], [5, 6]), 3, 1),  # unless that is full
+        (([1, 2, 3], [4], [9, 6]), 3, 2),
+    ],
+)
+def test_a_trial_goes_where_it_is_or_where_it_is_trained_soonest(
+    trials: tuple[list[int], ...], repeat: int | None, expected: int, hosts: Any
+) -> None:
+    assert choose_host(hosts(*trials), 9, 3, repeat) == expected
+
+
+def test_trials_that_ask_at_once_do_not_all_go_to_one_of_equals(hosts: Any) -> None:
+    """Whatever their numbers have in common."""
+    empty = hosts([], [])
+    for numbers in (range(0, 40, 2), range(1, 41, 2), range(20)):
+        assert {choose_host(empty, number, 4) for number in numbers} == {0, 1}
+
+
+@pytest.mark.parametrize("repeat", [None, 0])
+def test_a_host_without_a_place_is_not_waited_for(
+    repeat: int | None, hosts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "PATIENCE", 0.5)
+    there = hosts([1, 2])
+    pending = FullHost.options(num_cpus=NO_PLACE).remote([])  # type: ignore[attr-defined]
+    try:
+        assert choose_host([pending, *there], 9, 4, repeat) == 1
+    finally:
+        ray.kill(pending)
+
+
+def test_a_lost_host_is_passed_over_until_there_is_no_other(hosts: Any) -> None:
+    lost, there = hosts([], [1, 2])
+    ray.kill(lost)
+    assert choose_host([lost, there], 9, 4) == 1
+    ray.kill(there)
+    with pytest.raises(RayActorError):
+        choose_host([lost, there], 9, 4)
