@@ -27,7 +27,7 @@ CHECKED_DRAWS = 200
 # fast as 1 (`benchmarks/stacked.md`), but a sampler that has to propose for 8 at a time knows less.
 CPU_STACK = 4
 CPU_STACK_OF_RETRAININGS = 8
-GPU_STACK = 64
+GPU_STACK = 64  # but no more than a quarter of a search's trials
 
 
 def check(file: SearchFile) -> dict[str, Space]:
@@ -136,7 +136,10 @@ def stack_size(file: SearchFile, spaces: Mapping[str, Space], proposes: bool = T
     if not all(can_be_stacked(space.template) for space in spaces.values()):
         return 1
     if file.resources.gpus_per_trial:
-        return GPU_STACK
+        quarter = max(1, sum(file.search.trials_by_arm().values()) // 4)
+        return min(GPU_STACK, quarter) if proposes else GPU_STACK
+    if file.resources.cpus_per_trial > 1:  # threads split sums in ways that depend on who else is in the stack
+        return 1
     return CPU_STACK if proposes else CPU_STACK_OF_RETRAININGS
 
 

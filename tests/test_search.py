@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from kd_tune.arms import space_of_arm
 from kd_tune.checkpoint import WEIGHTS, newest
 from kd_tune.cluster import slots_of
 from kd_tune.config import ResourcesConfig
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import TrialState, checkpoints_of
 from kd_tune.search import Launch, name_trials, resume, start
+from kd_tune.search_checks import stack_size
 from kd_tune.search_file import SearchFile, load_search_file
 from tests.searches import complaints, toy_search, write_search
 
@@ -87,6 +90,29 @@ def test_a_request_that_no_node_can_meet_is_refused_at_once(tmp_path: Path, toy_
 )
 def test_slots_are_counted_by_device(node: dict[str, float], cpus: int, gpus: float, slots: int) -> None:
     assert slots_of(node, ResourcesConfig(cpus_per_trial=cpus, gpus_per_trial=gpus)) == slots
+
+
+@pytest.mark.parametrize(
+    ("changes", "of_a_search", "of_a_confirmation"),
+    [
+        ({}, 4, 8),
+        ({"resources.stack": 3}, 3, 3),
+        ({"resources.cpus_per_trial": 2}, 1, 1),
+        ({"resources.gpus_per_trial": 1, "search.num_trials": 1000}, 64, 64),
+        ({"resources.gpus_per_trial": 1, "search.num_trials": 40, "search.arms": ["distil"]}, 10, 64),
+        ({"trial.training.transform": "trivial_augment"}, 1, 1),
+        ({"trial.student": {"name": "digits"}}, 1, 1),
+    ],
+)
+def test_trials_are_stacked_where_it_pays(
+    changes: dict[str, Any], of_a_search: int, of_a_confirmation: int, tmp_path: Path
+) -> None:
+    file = load_search_file(write_search(tmp_path, toy_search(**changes)))
+    spaces = {arm: space_of_arm(file.trial, arm) for arm in file.search.trials_by_arm()}
+    assert [stack_size(file, spaces, proposes=proposes) for proposes in (True, False)] == [
+        of_a_search,
+        of_a_confirmation,
+    ]
 
 
 @pytest.mark.parametrize(("numbers", "said"), [((), "none"), ((3, 7), "2 (trial 3, 7)"), (range(11), "11")])

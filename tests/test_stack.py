@@ -9,7 +9,7 @@ Shapes: K students, P parameters, V views.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +186,16 @@ def test_students_in_the_midst_of_momentum_go_on_together_and_part_again(data: T
             assert_same_students(one, other)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As a search stacks: several split sums in ways that depend on K."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("neighbours", [0, 1, 2, 6])
 @pytest.mark.parametrize("width", [0.5, 1.0])
 def test_beside_whom_it_learns_makes_no_bit_of_difference(neighbours: int, width: float, data: TrialData) -> None:
