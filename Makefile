@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install search test test-all check
+.PHONY: install search study test test-all check
 
 install: .venv/installed
 
@@ -15,6 +15,10 @@ install: .venv/installed
 # The main job: a search on 5,000 embedded digits, with report and export.
 search: install
 	$(BIN)/python run_search.py search_spaces/mnist5k.yaml
+
+# The study that kd_tune starts from, on the same digits: a page with figures and pictures.
+study: install
+	$(BIN)/python benchmarks/seed_study.py
 
 test: install
 	$(BIN)/python -m pytest -m "not slow"

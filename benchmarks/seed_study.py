@@ -12,6 +12,7 @@ the page is written anew.
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -115,7 +116,7 @@ def main() -> None:
         study(file, arguments.runs / file.stem, arguments.data, arguments.seeds, console) for file in arguments.files
     ]
     page = arguments.page or arguments.runs / arguments.files[0].stem / "seed_study.md"
-    write_page(parts, page, shown_command(arguments.files, arguments.data, arguments.seeds))
+    write_page(parts, page, shown_command(arguments))
     console.print(f"page: {page}")
 
 
@@ -161,9 +162,10 @@ def best_rate(trials: pd.DataFrame, alpha: float, temperature: float) -> float:
     return float(cell.loc[cell[METRIC].idxmax(), RATE])
 
 
-def shown_command(files: Sequence[Path], source: Path | None, num_seeds: int) -> str:
+def shown_command(arguments: argparse.Namespace) -> str:
     """The command that makes the page; where somebody's files lie is their own affair."""
-    options = [*map(str, files), *([f"--data {source.name}"] if source else []), f"--seeds {num_seeds}"]
+    options = [*map(str, arguments.files), *([f"--data {arguments.data.name}"] if arguments.data else [])]
+    options += [f"--seeds {arguments.seeds}", *([f"--page {arguments.page}"] if arguments.page else [])]
     return f"python benchmarks/seed_study.py {' '.join(options)}"
 
 
