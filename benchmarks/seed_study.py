@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import stdev
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -244,7 +245,7 @@ def section(part: Part, pictures: str) -> str:
         f"## {dataset}, {training['num_epochs']} epochs",
         f"""Batch size {training["batch_size"]}, schedule {training["schedule"]}, SGD with momentum 0.9, temperature
         {OURS:g}, teacher {one.teacher}; {one.num_seeds} trainings of every student, {one.num_images:,} test images. The
-        rate was chosen on validation images: {part.rate:g} is the best for hard labels.""",
+        rate was chosen on validation images: {part.rate:g} is the best for hard labels{_at_the_end(part)}.""",
     ]
     for about, found in part.found.items():
         parts += [f"### Accuracy, {about}", accuracy_markdown(found, part.told[about], dataset == "cifar10")]
@@ -253,7 +254,7 @@ def section(part: Part, pictures: str) -> str:
     parts += [
         f"![Accuracy by model]({pictures}/{part.name}_accuracy.png)",
         "### What the outcome owes to temperature and rate",
-        rates_markdown(part.tables.trials),
+        rates_markdown(part),
         f"![Rates]({pictures}/{part.name}_rates.png)",
         f"### Accuracy by class, {OWN}",
         by_class_markdown(part.told[OWN], dataset == "cifar10"),
@@ -267,6 +268,13 @@ def section(part: Part, pictures: str) -> str:
         f"![Class profiles]({pictures}/{part.name}_class_profiles.png)",
     ]
     return "\n\n".join(parts)
+
+
+def _at_the_end(part: Part) -> str:
+    """What to know of a rate beyond which none was tried."""
+    rates = part.tables.trials[RATE]
+    where = {float(rates.min()): "lowest", float(rates.max()): "highest"}.get(part.rate)
+    return f", the {where} of the grid" if where else ""
 
 
 def accuracy_markdown(found: Confirmation, told: Predictions, published: bool) -> str:
@@ -300,9 +308,9 @@ def by_class_markdown(told: Predictions, published: bool) -> str:
     return table(["class", *(STUDENTS.get(key, model) for model, key in names.items())], rows)
 
 
-def rates_markdown(trials: pd.DataFrame) -> str:
+def rates_markdown(part: Part) -> str:
     """By temperature and alpha: the best rate, its validation accuracy, and that at the rate of hard labels."""
-    rows = []
+    trials, rows = part.tables.trials, []
     for temperature in sorted(trials[TEMPERATURE].unique()):
         common = best_rate(trials, 0.0, temperature)
         cells = []
@@ -317,10 +325,17 @@ def rates_markdown(trials: pd.DataFrame) -> str:
         f"{STUDENTS[name]} {100 * highest[alpha]:.1f}" for alpha, name in {0.0: HARD, 0.5: BOTH, 1.0: SOFT}.items()
     )
     return (
-        "Validation accuracy in %, one training a cell: at each one's best rate, and at that of hard labels. This loss "
-        "softens the student's answers for hard labels too, so that these depend on the temperature as well. The best "
-        f"of all cells: {overall}.\n\n" + table(header, rows)
+        "Validation accuracy in %, one training a cell: at each one's best rate, and at that of hard labels. "
+        f"{_spread(part.found.values())} This loss softens the student's answers for hard labels too, so that these "
+        f"depend on the temperature as well. The best of all cells: {overall}.\n\n" + table(header, rows)
     )
+
+
+def _spread(found: Iterable[Confirmation]) -> str:
+    """How much a single training says."""
+    spreads = [100 * stdev(arm.val_accuracies) for one in found for arm in one.arms]
+    low, high = min(spreads), max(spreads)
+    return f"Between trainings of one student the standard deviation is {low:.1f} to {high:.1f} points."
 
 
 def judged(part: Part) -> list[list[Judgement]]:
