@@ -1,7 +1,8 @@
 """Students trained in one step against the same students one by one.
 
 Claim: on a CPU, narrow students that see the same images are trained about twice as fast in a stack; students with
-images of their own are not, and neither are wide ones. By that `stacked_host` and `StudentNet.stack_shapes` decide.
+images of their own gain less, and wide ones little or nothing. By that `stacked_host` and `StudentNet.stack_shapes`
+decide.
 
 How: one process, one thread. In every round each way of training runs once, in an order that is reversed every second
 round: an epoch of `--images` CIFAR-10 images (views, soft targets of a bank, validation on `--val-images`), batches of

@@ -67,7 +67,7 @@ def advance_together(students: Sequence[Student], data: TrialData) -> list[Epoch
     """
     began = time.perf_counter()
     # A single group's convolution has another kernel on CPUs, which rounds otherwise: beside a copy of itself a student
-    # does bit for bit what it does beside others. That costs a tenth of the time.
+    # does bit for bit what it does beside others. That costs a fifth of the time.
     stack = _Stack([*students, *students] if len(students) == 1 else students, data)
     losses = stack.train_epoch()
     trained = time.perf_counter() - began
