@@ -24,7 +24,7 @@ from kd_tune.student_sizes import survey
 CHECKED_DRAWS = 200
 
 # Trials that share a place where the file does not say how many. On a core 4 train 1.9 to 2.1 times, 8 train 2.0 to 2.3
-# times as fast as 1 (`benchmarks/stacked.md`), but a sampler that has to propose for twice as many at a time knows less.
+# times as fast as 1 (`benchmarks/stacked.md`), but a sampler that proposes for twice as many at a time knows less.
 CPU_STACK = 4
 CPU_STACK_OF_RETRAININGS = 8
 GPU_STACK = 64  # but no more than a quarter of a search's trials
