@@ -51,7 +51,8 @@ ALPHA, TEMPERATURE, RATE = "objective.alpha", "objective.temperature", "optimize
 OURS = 4.0  # the temperature; the study does not give its own
 HARD, BOTH, SOFT = "alpha=0", "alpha=0.5", "alpha=1"
 STUDENTS = {HARD: "hard labels", BOTH: "both", SOFT: "teacher alone"}
-SAME, OWN = "the same rate for all", "each its own best rate"
+SAME, OWN = "temperature 4, the same rate for all", "temperature 4, each its own best rate"
+FREE = "each its own best temperature and rate"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # Read off the study's confusion matrices: 10,000 test images of CIFAR-10, one training each, in %.
 PUBLISHED = {HARD: 62.43, BOTH: 65.93, SOFT: 65.28, "teacher": 94.0}
@@ -139,6 +140,7 @@ def study(file: Path, folder: Path, source: Path | None, num_seeds: int, console
             folder, 1, Request(1, num_seeds, by=ALPHA, where={TEMPERATURE: OURS, RATE: rate}), launch, console
         ),
         OWN: _confirmed(folder, 2, Request(3, num_seeds, by=ALPHA, where={TEMPERATURE: OURS}), launch, console),
+        FREE: _confirmed(folder, 3, Request(3, num_seeds, by=ALPHA), launch, console),
     }
     told = {
         about: answers.read(confirmation.folder_of(folder, number), one)[0][1]
