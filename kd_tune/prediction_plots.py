@@ -15,7 +15,7 @@ from kd_tune.plots import COLOURS, MARKERS, new_figure
 
 TEACHER = "0.35"
 MOST_CLASSES = 20  # more have no room side by side
-LONGEST_LEVEL = 10  # letters of a class's name that is not tilted
+LONGEST_LEVEL = 9  # letters of a class's name that is not tilted
 INTERVAL = "95 % interval over seeds and images"
 SIGNIFICANT = 0.05
 FEWEST_ANSWERS = 0.01  # of a bin; the interval of fewer covers the others' curves
@@ -115,7 +115,7 @@ def _correlation(row: pd.DataFrame) -> str:
     found = row.iloc[0]
     if np.isnan(found["correlation"]):
         return "correlation unknown: noise hides the profile"
-    return f"correlation {found['correlation']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+    return f"corrected correlation {found['correlation']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
 
 
 def closeness(table: pd.DataFrame) -> Figure:

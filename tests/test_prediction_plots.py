@@ -149,7 +149,7 @@ def test_profiles_stand_over_the_teachers_from_its_worst_class_to_its_best() -> 
         teacher, student = (np.asarray(line.get_ydata()) for line in axes.lines)
         assert (np.diff(teacher) >= 0).all()
         assert [student.mean(), student.std(ddof=1)] == pytest.approx([0, 1])
-        assert axes.get_title().split("\n")[1].startswith("correlation ")
+        assert axes.get_title().split("\n")[1].startswith("corrected correlation ")
 
 
 def test_a_correlation_that_noise_hides_is_called_unknown() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -34,68 +34,149 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def seed_study() -> ModuleType:
+def modules() -> dict[str, ModuleType]:
+    """The study's modules by the last word of their names."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
-        return importlib.import_module("seed_study")
+        return {name: importlib.import_module(f"seed_study_{name}") for name in ("runs", "claims", "page")}
+
+
+@pytest.fixture
+def runs(modules: dict[str, ModuleType]) -> ModuleType:
+    return modules["runs"]
+
+
+@pytest.fixture
+def claims(modules: dict[str, ModuleType]) -> ModuleType:
+    return modules["claims"]
+
+
+@pytest.fixture
+def page(modules: dict[str, ModuleType]) -> ModuleType:
+    return modules["page"]
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_one_command_makes_the_page_and_again_only_the_page(
-    seed_study: ModuleType, tmp_path: Path, toy_npz: Path
+    runs: ModuleType, page: ModuleType, tmp_path: Path, toy_npz: Path
 ) -> None:
-    file, run, page = write_search(tmp_path, toy_search(**SMALL)), tmp_path / "run", tmp_path / "study.md"
+    file, run, path = write_search(tmp_path, toy_search(**SMALL)), tmp_path / "run", tmp_path / "study.md"
     for _ in range(2):
-        part = seed_study.study(file, run, toy_npz, 2, QUIET)
-        seed_study.write_page([part], page, "the command")
+        part = runs.study(file, run, toy_npz, 2, QUIET)
+        page.write_page([part], path, "the command")
+    by = "kd-tune confirm run --top {} --seeds 2 --by objective.alpha"
     assert [one["command"] for one in replay(run).test_openings] == [
-        f"kd-tune confirm run --top 1 --seeds 2 --by objective.alpha --where objective.temperature=4.0 "
-        f"--where optimizer.lr={part.rate}",
-        "kd-tune confirm run --top 3 --seeds 2 --by objective.alpha --where objective.temperature=4.0 --again",
+        f"{by.format(1)} --where objective.temperature=4.0 --where optimizer.lr={part.rate}",
+        f"{by.format(3)} --where objective.temperature=4.0 --again",
+        f"{by.format(3)} --again",
     ]
-    same = part.found[seed_study.SAME]
+    same = part.found[runs.SAME]
     assert [arm.model for arm in same.arms] == ["alpha=0", "alpha=0.5", "alpha=1"]
     assert {(arm.draw["objective.temperature"], arm.draw["optimizer.lr"]) for arm in same.arms} == {(4.0, part.rate)}
-    text = page.read_text()
+    text = path.read_text()
     assert "Made by `the command`" in text
     assert all(sentence in " ".join(text.split()) for sentence in (one.sentence(3) for one in same.comparisons))
     pictures = {path.name for path in (tmp_path / "study").glob("*.png")}
     assert pictures == {line.partition("(study/")[2].rstrip(")") for line in text.splitlines() if "(study/" in line}
     figures = json.loads((tmp_path / "study" / "figures.json").read_text())[file.stem]
     assert len(figures["grid"]) == 12
+    with pytest.raises(SystemExit, match="was made with other seeds"):
+        runs.study(file, run, toy_npz, 3, QUIET)
+    file.write_text(file.read_text().replace("batch_size: 32", "batch_size: 16"))
+    with pytest.raises(SystemExit, match=r"was made by another toy\.yaml"):
+        runs.study(file, run, toy_npz, 2, QUIET)
 
 
-def test_the_common_rate_is_the_best_for_hard_labels_at_the_temperature(seed_study: ModuleType) -> None:
+def test_the_common_rate_is_the_best_for_hard_labels_at_the_temperature(runs: ModuleType) -> None:
     cells = [(0.0, 4.0, 0.1, 0.6), (0.0, 4.0, 0.2, 0.7), (0.0, 1.0, 0.3, 0.9), (1.0, 4.0, 0.4, 0.9)]
     trials = pd.DataFrame(cells, columns=["objective.alpha", "objective.temperature", "optimizer.lr", "val_accuracy"])
-    assert seed_study.best_rate(trials.assign(status="completed"), 0.0, 4.0) == 0.2
+    assert runs.best_rate(trials.assign(status="completed"), 0.0, 4.0) == 0.2
 
 
 @pytest.mark.parametrize(
     ("differences", "verdict"),
     [
         ([("alpha=0.5", "alpha=0", 0.02, 0.01), ("alpha=0", "alpha=1", -0.03, 0.01)], "it holds"),
-        ([("alpha=0.5", "alpha=0", 0.02, 0.2), ("alpha=1", "alpha=0", -0.03, 0.06)], "it is not decided"),
+        ([("alpha=0.5", "alpha=0", 0.02, 0.2), ("alpha=1", "alpha=0", -0.03, 0.06)], "it is open"),
         (
             [("alpha=0.5", "alpha=0", 0.02, 0.2), ("alpha=0", "alpha=1", 0.03, 0.01)],
-            "it is not decided for both, the opposite holds for teacher alone",
+            "it is open for labels and teacher, the opposite holds for teacher alone",
         ),
         ([("alpha=0.5", "alpha=0", -0.02, 0.01), ("alpha=1", "alpha=0", -0.03, 0.01)], "the opposite holds"),
+        (
+            [("alpha=1", "alpha=0", 0.03, 0.01)],
+            "it cannot be judged for labels and teacher, it holds for teacher alone",
+        ),
+        ([], "it cannot be judged"),
     ],
 )
 def test_soft_targets_are_judged_whichever_way_a_pair_is_written(
-    seed_study: ModuleType, differences: list[tuple[str, str, float, float]], verdict: str
+    claims: ModuleType, differences: list[tuple[str, str, float, float]], verdict: str
 ) -> None:
     pairs = [*differences, ("alpha=0.5", "alpha=1", 0.1, 0.001)]
-    found = toy_confirmation().model_copy(
-        update={
-            "comparisons": [
-                Comparison(
-                    student="", first=first, second=second, difference=gain, low=gain, high=gain, p_value=p_value
-                )
-                for first, second, gain, p_value in pairs
-            ]
-        }
-    )
-    judged = seed_study._beats(found, "one rate")
+    comparisons = [
+        Comparison(student="", first=first, second=second, difference=gain, low=gain, high=gain, p_value=p_value)
+        for first, second, gain, p_value in pairs
+    ]
+    judged = claims.beats(toy_confirmation().model_copy(update={"comparisons": comparisons}), "one rate")
     assert (judged.about, judged.verdict) == ("one rate", verdict)
+    assert judged.figures == "; ".join(one.sentence(len(pairs)) for one in comparisons[:-1])
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict"),
+    [
+        ([("alpha=0", "alpha=1", -0.05, 0.01), ("alpha=1", "alpha=0.5", 0.03, 0.01)], "it holds"),
+        (
+            [("alpha=1", "alpha=0", 0.05, 0.01), ("alpha=0.5", "alpha=1", -0.03, 0.09)],
+            "it holds against hard labels, it is open against labels and teacher",
+        ),
+        (
+            [("alpha=1", "alpha=0", -0.05, 0.01)],
+            "the opposite holds against hard labels, it cannot be judged against labels and teacher",
+        ),
+    ],
+)
+def test_the_closest_profile_is_judged_pair_by_pair(
+    claims: ModuleType, rows: list[tuple[str, str, float, float]], verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a pair says is written the teacher's own student first."""
+    names = ["first", "second", "difference", "p_holm"]
+    pairs = pd.DataFrame(rows, columns=names).assign(low=lambda one: one.difference - 0.01).assign(high=0.2)
+    monkeypatch.setattr(claims, "closeness_differences", lambda told: pairs)
+    one = pd.DataFrame([{"model": "alpha=1", "correlation": 0.93}])
+    monkeypatch.setattr(claims, "closeness", lambda told: one)
+    judged = claims.closest(None, "one rate")
+    assert judged.verdict == verdict
+    other, gain = ("alpha=0", abs(rows[0][2]) * (-1 if verdict.startswith("the opposite") else 1))
+    assert f"correlations, corrected for noise: alpha=1 0.93; alpha=1 less {other} {gain:+.3f}" in judged.figures
+
+
+@pytest.mark.parametrize(("low", "verdict"), [(0.6, "it holds"), (0.4, "it does not hold for all")])
+def test_confusions_are_judged_in_every_group(
+    claims: ModuleType, low: float, verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"model": "alpha=1", "share": 0.7, "high": 0.8, "evenly": 0.5}
+    table = pd.DataFrame([row | {"group": "all", "low": 0.6}, row | {"group": "animals", "low": low}])
+    monkeypatch.setattr(claims, "inside_groups", lambda told: table)
+    judged = claims.stay_inside(SimpleNamespace(groups={"animals": []}), "one rate")
+    assert judged.verdict == verdict
+    assert claims.stay_inside(SimpleNamespace(groups=None), "").verdict == "these data have no groups of like classes"
+
+
+def test_the_published_figures_are_the_studys(claims: ModuleType) -> None:
+    """Those by class have as their mean those over all."""
+    assert claims.PUBLISHED == {"alpha=0": 62.43, "alpha=0.5": 65.93, "alpha=1": 65.28, "teacher": 94.21}
+    assert "by hard labels 0.80, labels and teacher 0.90, teacher alone 0.81" in claims.of_published_figures()
+    assert "ranks by hard labels 0.75, labels and teacher 0.58, teacher alone 0.95" in claims.of_published_figures()
+
+
+def test_a_student_that_has_hardly_learnt_is_named(claims: ModuleType) -> None:
+    found = toy_confirmation()
+    arms = [arm.model_copy(update={"model": name}) for arm, name in zip(found.arms, claims.STUDENTS, strict=False)]
+    low = [arms[0], arms[1].model_copy(update={"test_accuracies": [0.3, 0.32]}), *arms[2:]]
+    part = SimpleNamespace(
+        found={claims.OWN: found.model_copy(update={"arms": arms}), "here": found.model_copy(update={"arms": low})}
+    )
+    assert claims.not_learnt(part, "here").startswith("labels and teacher has 31.0% here and 94.2% at its own rate: ")
+    assert claims.not_learnt(part, claims.OWN) == ""
