@@ -15,14 +15,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from common import arguments_parser
 from rich.console import Console
 from seed_study_page import write_page
 from seed_study_runs import study
 
 
 def main() -> None:
-    parser = arguments_parser(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path("search_spaces/seed_study_mnist5k.yaml")
     parser.add_argument("files", nargs="*", type=Path, default=[default], help=f"search files [default: {default}]")
     parser.add_argument("--data", type=Path, help="where the data lie")
