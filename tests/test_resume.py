@@ -33,6 +33,13 @@ def search(tmp_path: Path, toy_npz: Path) -> tuple[Path, tuple[str, ...]]:
     return tmp_path, ("toy.yaml", "--data", str(toy_npz), "--name", "toy")
 
 
+@pytest.fixture
+def stacked_search(tmp_path: Path, toy_npz: Path) -> tuple[Path, tuple[str, ...]]:
+    """The same with all of its trials at one host."""
+    write_search(tmp_path, toy_search(**{"resources.cpus_per_trial": os.cpu_count(), "resources.stack": NUM_TRIALS}))
+    return tmp_path, ("toy.yaml", "--data", str(toy_npz), "--name", "toy")
+
+
 def start_and(stop: str, folder: Path, arguments: tuple[str, ...], epochs: int) -> Path:
     """Starts the search, ends it the given way after so many epochs, and returns the run's folder."""
     launch = SearchProcess(folder, *arguments)
@@ -78,6 +85,16 @@ def test_resumed_search_loses_nothing_and_proposes_the_same(
     assert proposals_of(run) == undisturbed_proposals
 
 
+@pytest.mark.parametrize("stop", ["interrupt", "kill"])
+def test_a_search_in_stacks_loses_nothing_either(stop: str, stacked_search: tuple[Path, tuple[str, ...]]) -> None:
+    folder, arguments = stacked_search
+    run = start_and(stop, folder, arguments, epochs=8)
+    before = ledger_text(run)
+    resume(folder)
+    assert ledger_text(run).startswith(before)
+    assert complaints(run, NUM_TRIALS, NUM_EPOCHS) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("round_number", range(5))
 def test_killed_at_a_random_moment_a_search_can_be_resumed(
@@ -98,8 +115,8 @@ def test_killed_at_a_random_moment_a_search_can_be_resumed(
 
 
 @pytest.mark.parametrize("title", ["ray::ImplicitFunc", "ray::Host"])
-def test_killed_workers_cost_no_trial(title: str, search: tuple[Path, tuple[str, ...]]) -> None:
-    folder, arguments = search
+def test_killed_workers_cost_no_trial(title: str, stacked_search: tuple[Path, tuple[str, ...]]) -> None:
+    folder, arguments = stacked_search
     launch = SearchProcess(folder, *arguments)
     run = folder / "runs" / "toy"
     launch.wait_for_epochs(run, 5)
