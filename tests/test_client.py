@@ -79,8 +79,16 @@ def test_a_host_without_a_place_is_not_waited_for(
 
 def test_a_lost_host_is_passed_over_until_there_is_no_other(hosts: Any) -> None:
     lost, there = hosts([], [1, 2])
-    ray.kill(lost)
+    kill(lost)
     assert choose_host([lost, there], 9, 4) == 1
-    ray.kill(there)
+    kill(there)
     with pytest.raises(RayActorError):
         choose_host([lost, there], 9, 4)
+
+
+def kill(host: Any) -> None:
+    """Ends a host, and comes back when it has ended: until then it may answer."""
+    ray.kill(host)
+    with pytest.raises(RayActorError):
+        while True:
+            ray.get(host.load.remote(0))
