@@ -56,11 +56,11 @@ def study(file: Path, folder: Path, source: Path | None, num_seeds: int, console
         if (folder / SEARCH_FILE).read_text(encoding="utf-8") != content:
             raise SystemExit(f"{folder}: was made by another {file.name}; move it away, or take other --runs")
         state = results.read(folder).state
-        if state.unfinished() or state.num_missing():
+        if state.num_left():
             state = search.resume(folder, launch, console)
     else:
         state = search.start(load_search_file(file), folder, launch, console)
-    if state.unfinished() or state.num_missing():
+    if state.num_left():
         raise SystemExit(f"{folder}: the search was stopped; the same command goes on")
     tables = results.read(folder)
     rate = best_rate(tables.trials, 0.0, OURS)

@@ -270,7 +270,7 @@ def _conclude(folder: Path, state: RunState, console: Console) -> int:
     """Says how a search ended, and writes report and export if there is anything to write."""
     from kd_tune import report
 
-    unfinished = len(state.unfinished()) + state.num_missing()
+    unfinished = state.num_left()
     usable = any(trial.usable for trial in state.trials.values())
     if usable:
         path = report.write(folder, console)

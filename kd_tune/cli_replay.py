@@ -65,7 +65,7 @@ def record(
             state = recording.resume(folder, launch, console)
         else:
             state = recording.record(load_search_file(file, overrides or [], num_trials), folder, launch, console)
-    left = len(state.unfinished()) + state.num_missing()
+    left = state.num_left()
     if left:
         console.print(f"stopped; {left} configurations are left; go on with:\n  {advice}")
         raise typer.Exit(RESUMABLE)

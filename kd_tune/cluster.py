@@ -93,7 +93,7 @@ def fit(
     time_budget: float | None,
 ) -> None:
     """Gives Ray everything that a run still has to do; returns when it is done, interrupted, or out of time."""
-    left = len(run.state.unfinished()) + run.state.num_missing()
+    left = run.state.num_left()
     slots = replace(slots, places=min(slots.places, left))
     with _trainable(file.resources, context, slots) as trainable, _signals():
         _tuner(trainable, run, file, searcher, scheduler, slots, left, time_budget).fit()

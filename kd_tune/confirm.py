@@ -208,7 +208,7 @@ def retraining_file(file: SearchFile, plan: Plan) -> SearchFile:
 
 
 def _check_ended(run: Run) -> None:
-    left = len(run.state.unfinished()) + run.state.num_missing()
+    left = run.state.num_left()
     if left:
         raise ConfigError(
             f"{run.folder}: the search has not ended, {left} trials are left; finish it first: "
@@ -305,7 +305,7 @@ def _collect(place: Path, plan: Plan, state: RunState) -> tuple[list[Chosen], li
 
 def _has_ended(state: RunState) -> bool:
     """Whether nothing of a confirmation is left to train; how much there is, a run knows from its first launch on."""
-    return bool(state.launches) and not (state.unfinished() or state.num_missing())
+    return bool(state.launches) and not state.num_left()
 
 
 def _train(place: Path, plan: Plan, found: Found, launch: Launch, console: Console) -> RunState:

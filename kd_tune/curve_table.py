@@ -109,7 +109,7 @@ def from_run(tables: RunTables) -> CurveTable:
         ConfigError: the run pruned, chose its configurations, or is not finished.
     """
     check_recording(tables)
-    if tables.state.unfinished() or tables.state.num_missing():
+    if tables.state.num_left():
         raise ConfigError(f"{tables.folder}: not finished; go on with `kd-tune record --resume {tables.folder}`")
     trials = [trial for trial in tables.state.trials.values() if trial.end in ("completed", "diverged")]
     rows = [

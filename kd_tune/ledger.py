@@ -180,6 +180,10 @@ class RunState:
         """Trials that were not proposed yet."""
         return max(0, sum(self.quota.values()) - len(self.trials))
 
+    def num_left(self) -> int:
+        """Trials that have not ended: those that can go on, and those that were not proposed yet."""
+        return len(self.unfinished()) + self.num_missing()
+
 
 def ranked(trials: Iterable[TrialState]) -> list[TrialState]:
     """Usable trials, best first; of equals the first.

@@ -249,7 +249,7 @@ def run_trials(
     with closing(run):
         referee = Referee(file.search.scheduler, num_epochs)
         replay_verdicts(run, referee, list(read_events(run.folder)))
-        done = run.state.launches and not (run.state.unfinished() or run.state.num_missing() or launch.extend)
+        done = run.state.launches and not (run.state.num_left() or launch.extend)
         if done:
             console.print(f"{run.folder}: every trial has ended; --extend adds some")
             return run.state
@@ -266,7 +266,7 @@ def run_trials(
                     searcher = RunSearcher(run, proposer)
                     scheduler = RunScheduler(run, referee)
                     cluster.fit(run, file, context, searcher, scheduler, slots, launch.time_budget)
-        left = len(run.state.unfinished()) + run.state.num_missing()
+        left = run.state.num_left()
         run.record(records.PAUSED if left else records.FINISHED, trials_left=left)
         return run.state
 
