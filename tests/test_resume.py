@@ -54,11 +54,17 @@ def start_and(stop: str, folder: Path, arguments: tuple[str, ...], epochs: int) 
     return run
 
 
-def resume(folder: Path, *arguments: str) -> int:
+def resume(folder: Path, *arguments: str) -> None:
     launch = SearchProcess(folder, "--resume", "runs/toy", *arguments)
-    code = launch.wait()
-    assert code == DONE, launch.log.read_text()
-    return code
+    assert launch.wait() == DONE, launch.log.read_text()
+
+
+def resume_and_check(folder: Path, run: Path) -> None:
+    """Goes on to the end: what was recorded stays, and every trial has each of its epochs once."""
+    before = ledger_text(run)
+    resume(folder)
+    assert ledger_text(run).startswith(before)
+    assert complaints(run, NUM_TRIALS, NUM_EPOCHS) == []
 
 
 @pytest.fixture(scope="session")
@@ -78,10 +84,7 @@ def test_resumed_search_loses_nothing_and_proposes_the_same(
 ) -> None:
     folder, arguments = search
     run = start_and(stop, folder, arguments, epochs=8)
-    before = ledger_text(run)
-    resume(folder)
-    assert ledger_text(run).startswith(before)
-    assert complaints(run, NUM_TRIALS, NUM_EPOCHS) == []
+    resume_and_check(folder, run)
     assert proposals_of(run) == undisturbed_proposals
 
 
@@ -89,10 +92,7 @@ def test_resumed_search_loses_nothing_and_proposes_the_same(
 def test_a_search_in_stacks_loses_nothing_either(stop: str, stacked_search: tuple[Path, tuple[str, ...]]) -> None:
     folder, arguments = stacked_search
     run = start_and(stop, folder, arguments, epochs=8)
-    before = ledger_text(run)
-    resume(folder)
-    assert ledger_text(run).startswith(before)
-    assert complaints(run, NUM_TRIALS, NUM_EPOCHS) == []
+    resume_and_check(folder, run)
 
 
 @pytest.mark.slow
@@ -107,10 +107,7 @@ def test_killed_at_a_random_moment_a_search_can_be_resumed(
     launch.wait_for_epochs(run, rng.randrange(1, 18))
     time.sleep(rng.random() * 0.3)
     launch.kill()
-    before = ledger_text(run)
-    resume(folder)
-    assert ledger_text(run).startswith(before)
-    assert complaints(run, NUM_TRIALS, NUM_EPOCHS) == []
+    resume_and_check(folder, run)
     assert proposals_of(run) == undisturbed_proposals
 
 
