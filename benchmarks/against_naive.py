@@ -24,33 +24,27 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 from typing import Any
 
 import common
+import naive_bill
 import on_ray
 import torch
 
 from kd_tune import soft_targets
 from kd_tune.catalog import load_dataset
 from kd_tune.data import Dataset
-from kd_tune.ranges import Choice
-from kd_tune.rungs import Rungs, rung_epochs
 from kd_tune.search_checks import CPU_STACK
-from kd_tune.search_file import SearchFile, load_search_file
 from kd_tune.teacher import Teacher
 from kd_tune.trial_data import best_device
 
-SHIPPED = common.ROOT / "search_spaces" / "cifar10.yaml"
-SHIPPED_TRAIN, SHIPPED_VAL = 45_000, 5_000
 TEACHER = "vgg13_bn"
-ORDERS = 500
 
 
 def main() -> None:
@@ -76,7 +70,7 @@ def main() -> None:
         "peer_with_compact": peer_compact,
         "median_seconds_by_width": widths,
     }
-    result["shipped_search"] = shipped_search(result, arguments)
+    result["shipped_search"] = naive_bill.shipped_search(result, arguments)
     result["conditions"] = made
     common.write_result("against_naive", result, report(result, arguments), arguments.out)
 
@@ -238,7 +232,7 @@ def measure_widths(weights: Path, folder: Path, arguments: argparse.Namespace) -
 
     Each width in a search of its own: how they meet in a search depends on its sampler.
     """
-    widths = sorted({1.0, *shipped_widths(load_search_file(SHIPPED))})
+    widths = sorted({1.0, *naive_bill.shipped_widths()})
     found = {}
     for width in widths:
         raw = our_search(weights, arguments, arguments.places * CPU_STACK)
@@ -246,92 +240,6 @@ def measure_widths(weights: Path, folder: Path, arguments: argparse.Namespace) -
         state = on_ray.run_search(raw, folder / f"run_width_{width:g}", arguments.data, arguments.places)
         found[f"{width:g}"] = round(median(on_ray.steady(on_ray.epoch_seconds(state))), 4)
     return found
-
-
-def shipped_widths(file: SearchFile) -> list[float]:
-    width = file.trial["student"].get("width", 1.0)
-    return [float(value) for value in (width.options if isinstance(width, Choice) else [width])]
-
-
-def expected_epochs(file: SearchFile, arm_trials: int) -> float:
-    """Student epochs of one arm under the file's scheduler, on average over random orders of the trials.
-
-    kd_tune's own rungs are played with trials that come one after another, whose order of merit is the same at every
-    rung and has nothing to do with the order in which they were proposed.
-    """
-    num_epochs = file.trial["training"]["num_epochs"]
-    scheduler = file.search.scheduler
-    if scheduler.name == "none":
-        return float(arm_trials * num_epochs)
-    epochs = rung_epochs(scheduler.grace_period, scheduler.reduction_factor, num_epochs)
-    generator = random.Random(0)
-    totals = []
-    for _ in range(ORDERS):
-        rungs = Rungs(epochs, scheduler.reduction_factor)
-        merits = generator.sample(range(arm_trials), arm_trials)
-        totals.append(sum(_epochs_of(rungs, epochs, num_epochs, *pair) for pair in enumerate(merits)))
-    return mean(totals)
-
-
-def _epochs_of(rungs: Rungs, epochs: tuple[int, ...], num_epochs: int, trial: int, merit: float) -> int:
-    return next((epoch for epoch in epochs if not rungs.report(trial, epoch, merit)), num_epochs)
-
-
-def shipped_search(result: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    """The bill for `search_spaces/cifar10.yaml` on both sides, the fill included."""
-    file = load_search_file(SHIPPED)
-    by_arm = {arm: expected_epochs(file, trials) for arm, trials in file.search.trials_by_arm().items()}
-    widths = result["median_seconds_by_width"]
-    factor = mean(widths[f"{width:g}"] for width in shipped_widths(file)) / widths["1"]
-    ours = median(value for one in result["rounds"] for value in on_ray.steady(one["stacks"]["seconds"]))
-    peer = median(value for one in result["rounds"] for value in on_ray.steady(one["peer"]["seconds"]))
-    our_epoch = ours / arguments.our_images * SHIPPED_TRAIN * factor
-    views = file.trial["training"].get("views", 1)
-    peer_seconds = {TEACHER: peer, "compact": median(on_ray.steady(result["peer_with_compact"]["seconds"]))}
-    scopes = {"all arms": sum(by_arm.values()), "the distil arm alone": by_arm["distil"]}
-    bills = [
-        bill(
-            scope,
-            epochs,
-            name,
-            peer_seconds[name] / arguments.images * SHIPPED_TRAIN,
-            our_epoch,
-            (views * SHIPPED_TRAIN + SHIPPED_VAL) / result["fills"][name]["answers_per_second"],
-            arguments.places,
-        )
-        for name in (TEACHER, "compact")
-        for scope, epochs in scopes.items()
-    ]
-    return {
-        "expected_epochs_by_arm": {arm: round(epochs, 1) for arm, epochs in by_arm.items()},
-        "views": views,
-        "width_factor": round(factor, 3),
-        "bills": bills,
-    }
-
-
-def bill(
-    scope: str,
-    epochs: float,
-    teacher: str,
-    peer_epoch: float,
-    our_epoch: float,
-    fill_seconds: float,
-    concurrent: int,
-) -> dict[str, Any]:
-    """Hours on both sides and their ratio; a fill has the machine to itself, epochs run `concurrent` at a time."""
-    peer_seconds = epochs * peer_epoch / concurrent
-    training_seconds = epochs * our_epoch / concurrent
-    return {
-        "scope": scope,
-        "teacher": teacher,
-        "epochs": round(epochs, 1),
-        "peer_hours": round(peer_seconds / 3600, 3),
-        "fill_hours": round(fill_seconds / 3600, 3),
-        "training_hours": round(training_seconds / 3600, 3),
-        "ratio_without_fill": round(peer_seconds / training_seconds, 2),
-        "ratio": round(peer_seconds / (fill_seconds + training_seconds), 2),
-    }
 
 
 def report(result: dict[str, Any], arguments: argparse.Namespace) -> str:
@@ -375,48 +283,8 @@ Without stacks kd_tune is {result["ratio_one_by_one"]:.1f} times as fast as the 
 clock).
 
 {common.table(header, rows)}
-{report_shipped(result, arguments)}
+{naive_bill.report(result, arguments)}
 {common.conditions_markdown(result["conditions"])}"""
-
-
-def report_shipped(result: dict[str, Any], arguments: argparse.Namespace) -> str:
-    """The bill for the shipped search, and how it was computed, as Markdown."""
-    shipped = result["shipped_search"]
-    header = ("teacher", "scope", "student epochs", "peer, h", "fill, h", "training, h", "ratio", "ratio without fill")
-    keys = ("teacher", "scope", "epochs", "peer_hours", "fill_hours", "training_hours", "ratio", "ratio_without_fill")
-    by_arm = ", ".join(f"{arm} {epochs:g}" for arm, epochs in shipped["expected_epochs_by_arm"].items())
-    by_width = ", ".join(f"{width}: {seconds:.2f} s" for width, seconds in result["median_seconds_by_width"].items())
-    scaled = f"student epochs x seconds an epoch, scaled to {SHIPPED_TRAIN:,} images / {arguments.places} at once"
-    filler = "the teacher itself" if arguments.fill_images == arguments.our_images else "a trivial network in its name"
-    return f"""## The shipped CIFAR-10 search, with the fill on the bill
-
-{common.table(header, [[one[key] for key in keys] for one in shipped["bills"]])}
-Computed from the measured rates, not run:
-
-- Peer: {scaled}. For `compact` its
-  epochs were measured with that teacher asked in every step
-  (n = {len(on_ray.steady(result["peer_with_compact"]["seconds"]))}).
-- Fill: {shipped["views"]} views x {SHIPPED_TRAIN:,} images + {SHIPPED_VAL:,} validation images / answers a second
-  ({describe_fills(result["fills"])}).
-- Training: {scaled} x
-  {shipped["width_factor"]}, the mean cost of the file's widths relative to width 1 ({by_width}; that pruning
-  may favour the wide ones is not counted). The peer is charged width 1 throughout.
-- Student epochs, expected: {by_arm}. kd_tune's rungs are played
-  {ORDERS} times with trials in random order, one after another, each of the same merit at every rung; none diverges.
-  Random order is an assumption: under a sampler that learns, later trials survive more often, on both sides.
-- "All arms" charges the peer for a teacher in the controls too. Whoever leaves it out there compares the distil arm
-  alone, to which kd_tune's whole fill is then charged.
-- Start-up, and what lies between trials, is left out on both sides. The bank of the timed searches was filled by
-  {filler}.
-"""
-
-
-def describe_fills(fills: dict[str, Any]) -> str:
-    return "; ".join(
-        f"{name}: {fill['answers_per_second']:.0f}, from {fill['answers']:,} answers, {fill['device']}, "
-        f"{fill['threads']} threads"
-        for name, fill in fills.items()
-    )
 
 
 def epochs_measured(result: dict[str, Any]) -> str:
