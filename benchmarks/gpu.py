@@ -36,7 +36,6 @@ from typing import Any
 import common
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from kd_tune import soft_targets
 from kd_tune.augment import apply_views, view_table
@@ -267,14 +266,10 @@ def matrix_rate(device: torch.device, size: int) -> float:
     for _ in range(13):
         synchronize(device)
         began = time.perf_counter()
-        _product(left, right)
+        torch.matmul(left, right)
         synchronize(device)
         seconds.append(time.perf_counter() - began)
     return 2 * size**3 / median(seconds[3:])
-
-
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    return left @ right
 
 
 def synchronize(device: torch.device) -> None:
