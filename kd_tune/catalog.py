@@ -191,19 +191,22 @@ def build_objective(section: Mapping[str, Any], dataset: Dataset) -> Objective:
     return objective
 
 
-def can_be_stacked(trial: Mapping[str, Any]) -> bool:
-    """Whether all students that a trial with ranges stands for can be trained in one step with others of their shape.
+def not_stackable(trial: Mapping[str, Any]) -> list[str]:
+    """What keeps students from being trained in one step with others of their shape, among all that a trial with ranges
+    stands for: in words, and empty if nothing does.
 
-    Of students and objectives that are made by functions, not classes, nothing is known.
+    Students and objectives that are made by functions, not classes, count: of them nothing is known.
     """
-    live = any(section.get("mode") == "live" for section in teachers_of(trial))
-    if live or trial["training"].get("transform", "none") != "none":
-        return False
-    students = (_find(section["name"], _NETWORKS) for section, _ in _sections(trial["student"], ()))
-    objectives = (_find(section["name"], TABLES["objective"]) for section, _ in _sections(trial["objective"], ()))
-    return all(hasattr(student, "forward_stack") for student in students) and all(
-        getattr(objective, "stackable", False) for objective in objectives
-    )
+    found = ["a live teacher"] if any(section.get("mode") == "live" for section in teachers_of(trial)) else []
+    if (transform := trial["training"].get("transform", "none")) != "none":
+        found.append(f"transform {transform}" if isinstance(transform, str) else "transforms")
+    for section, _ in _sections(trial["student"], ()):
+        if not hasattr(_find(section["name"], _NETWORKS), "forward_stack"):
+            found.append(f"student {section['name']}")
+    for section, _ in _sections(trial["objective"], ()):
+        if not getattr(_find(section["name"], TABLES["objective"]), "stackable", False):
+            found.append(f"objective {section['name']}")
+    return found
 
 
 def canonical_draw(space: Space, draw: Draw) -> Draw:

@@ -38,7 +38,7 @@ from kd_tune.paths import read_record, written_whole
 from kd_tune.prepare import PreparedTeacher, prepare
 from kd_tune.records import TeacherPlace
 from kd_tune.scheduler import Referee, RunScheduler, replay_verdicts
-from kd_tune.search_checks import check, check_draws, resolved, stack_size, students_by_size
+from kd_tune.search_checks import check, check_draws, resolved, stack_size, stacks_in_words, students_by_size
 from kd_tune.search_file import SearchFile, load_search_file
 from kd_tune.searcher import Proposer, RunSearcher, SearchProposer
 from kd_tune.space import Space
@@ -258,7 +258,8 @@ def run_trials(
             places = cluster.num_slots(file.resources)
             slots = cluster.Slots(places, stack_size(file, spaces, proposes=retrainings is None))
             _record_start(run, file, students, slots, launch.extend)
-            _announce(run, file, referee, console)
+            how = f"{slots.places}; {stacks_in_words(slots.stack, file, spaces)}"
+            _announce(run, file, referee, how, console)
             with watching(console, run.state, num_epochs, prunes=bool(referee.epochs)) as watch:
                 run.listeners += [watch] if retrainings else [_CheckpointKeeper(run.folder), watch]
                 with suppress(KeyboardInterrupt):  # recorded as a pause, like one that Tune took notice of
@@ -299,11 +300,12 @@ def _record_start(run: Run, file: SearchFile, students: Students | None, slots: 
         run.record(records.EXTENDED, num_trials=extend)
 
 
-def _announce(run: Run, file: SearchFile, referee: Referee, console: Console) -> None:
+def _announce(run: Run, file: SearchFile, referee: Referee, places: str, console: Console) -> None:
     arms = ", ".join(f"{count} x {arm}" for arm, count in run.state.quota.items())
     num_epochs = file.trial["training"]["num_epochs"]
     console.print(f"run: {run.folder}")
     console.print(f"trials: {arms}, {num_epochs} epochs each; {referee.rule}")
+    console.print(f"places: {places}")
     if run.state.strata:
         console.print(f"sizes of student, up to: {', '.join(f'{edge:,}' for edge in run.state.strata)} parameters")
     if run.state.trials:

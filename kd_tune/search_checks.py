@@ -10,11 +10,12 @@ from typing import Any
 import optuna
 
 from kd_tune.arms import space_of_arm
-from kd_tune.catalog import build_objective, build_student, can_be_stacked, check_trial
+from kd_tune.catalog import build_objective, build_student, check_trial, not_stackable
 from kd_tune.config import TrainingConfig
 from kd_tune.data import Dataset
 from kd_tune.engine import check_fit, rehearse
 from kd_tune.errors import ConfigError
+from kd_tune.ranges import Choice
 from kd_tune.records import DISTIL
 from kd_tune.search_file import SearchFile
 from kd_tune.space import Space, to_raw
@@ -133,7 +134,7 @@ def stack_size(file: SearchFile, spaces: Mapping[str, Space], proposes: bool = T
     """
     if file.resources.stack is not None:
         return file.resources.stack
-    if not all(can_be_stacked(space.template) for space in spaces.values()):
+    if any(not_stackable(space.template) for space in spaces.values()):
         return 1
     if file.resources.gpus_per_trial:
         quarter = max(1, sum(file.search.trials_by_arm().values()) // 4)
@@ -141,6 +142,19 @@ def stack_size(file: SearchFile, spaces: Mapping[str, Space], proposes: bool = T
     if file.resources.cpus_per_trial > 1:  # threads split sums in ways that depend on who else is in the stack
         return 1
     return CPU_STACK if proposes else CPU_STACK_OF_RETRAININGS
+
+
+def stacks_in_words(stack: int, file: SearchFile, spaces: Mapping[str, Space]) -> str:
+    """How the trials that share a place are trained, and what of them cannot be stacked."""
+    apart = dict.fromkeys(word for space in spaces.values() for word in not_stackable(space.template))
+    if stack == 1:
+        unasked = file.resources.stack is None and apart
+        return "trials are trained one by one" + (
+            f", for these cannot be stacked: {', '.join(apart)}" if unasked else ""
+        )
+    sizes = " that have the same batch size" if isinstance(file.trial["training"].get("batch_size"), Choice) else ""
+    text = f"each trains up to {stack} trials{sizes} in one step"
+    return text + (f"; by themselves, for they cannot be stacked: {', '.join(apart)}" if apart else "")
 
 
 def resolved(file: SearchFile) -> dict[str, Any]:

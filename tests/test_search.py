@@ -16,7 +16,7 @@ from kd_tune.config import ResourcesConfig
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import TrialState, checkpoints_of
 from kd_tune.search import Launch, name_trials, resume, start
-from kd_tune.search_checks import stack_size
+from kd_tune.search_checks import stack_size, stacks_in_words
 from kd_tune.search_file import SearchFile, load_search_file
 from tests.searches import complaints, toy_search, write_search
 
@@ -113,6 +113,33 @@ def test_trials_are_stacked_where_it_pays(
         of_a_search,
         of_a_confirmation,
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "each trains up to 4 trials in one step"),
+        ({"resources.stack": 1}, "trials are trained one by one"),
+        ({"resources.stack": 1, "trial.student": {"name": "digits"}}, "trials are trained one by one"),
+        (
+            {"trial.student": {"name": "digits"}, "trial.training.transform": "trivial_augment"},
+            "trials are trained one by one, for these cannot be stacked: transform trivial_augment, student digits",
+        ),
+        (
+            {
+                "resources.stack": 3,
+                "trial.student": {"choice": [{"name": "studentnet"}, {"name": "digits"}]},
+                "trial.training.batch_size": {"choice": [16, 32]},
+            },
+            "each trains up to 3 trials that have the same batch size in one step; by themselves, for they cannot be "
+            "stacked: student digits",
+        ),
+    ],
+)
+def test_a_search_says_what_is_stacked(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    file = load_search_file(write_search(tmp_path, toy_search(**changes)))
+    spaces = {arm: space_of_arm(file.trial, arm) for arm in file.search.trials_by_arm()}
+    assert stacks_in_words(stack_size(file, spaces), file, spaces) == said
 
 
 @pytest.mark.parametrize(("numbers", "said"), [((), "none"), ((3, 7), "2 (trial 3, 7)"), (range(11), "11")])
