@@ -16,11 +16,20 @@ from seed_study_claims import CLAIMS, PUBLISHED, PUBLISHED_BY_CLASS, judged, not
 from seed_study_runs import ALPHA, ALPHAS, HARD, OURS, OWN, RATE, STUDENTS, TEMPERATURE, Part, best_rate
 
 from kd_tune import confirmation, confusion_plots, plots, prediction_plots
+from kd_tune.calibration import calibration
 from kd_tune.class_profiles import closeness, closeness_differences
 from kd_tune.confirmation import Confirmation
 from kd_tune.confusions import confusion_differences, confusions, inside_groups
 from kd_tune.paths import written_whole
-from kd_tune.predictions import Predictions, accuracy, accuracy_by_class, paired_tests
+from kd_tune.predictions import (
+    EVERY_IMAGE,
+    TEACHER_WRONG,
+    Predictions,
+    accuracy,
+    accuracy_by_class,
+    agreement,
+    paired_tests,
+)
 from kd_tune.records import METRIC
 
 
@@ -42,12 +51,12 @@ def write_page(parts: Sequence[Part], page: Path, command: str) -> None:
 
 def introduction(parts: Sequence[Part], command: str) -> str:
     """What a reader needs to know before the first table."""
-    one = parts[0].found[OWN]
+    one, made = parts[0].found[OWN], parts[0].tables.manifest
     published = f"""
 
     Its teacher was a vgg13_bn of 94.22 %, whose weights were not at hand; ours comes with kd_tune. It does not give
     temperature, optimizer, rate and batch size, and each of its figures is of one training. {of_published_figures()}
-    In tables of accuracy by class its figures stand in brackets."""
+    In tables of accuracy by class its figures stand last in a cell."""
     return f"""A study after Hinton, Vinyals and Dean (2015) has a small student learn CIFAR-10 in three ways, by the
     weight alpha of the teacher in its loss (`mixed_target`): from hard labels (alpha=0), from labels and teacher in
     equal parts (alpha=0.5), and from the teacher alone (alpha=1). It claims three things; the first table says what
@@ -61,7 +70,9 @@ def introduction(parts: Sequence[Part], command: str) -> str:
     holds where p is below 0.05.
 
     Made by `{command}`. CIFAR-10's .npz file holds `train_images`, `train_labels`, `test_images` and `test_labels`;
-    without `--data` what `kd-tune data download cifar10` fetched is taken."""
+    without `--data` what `kd-tune data download cifar10` fetched is taken. The first search began on
+    {made.created[:10]}, on {made.hardware["cores"]} cores of {made.hardware["processor"]} with torch
+    {made.versions["torch"]}, at commit {(made.versions["commit"] or "unknown")[:10]}."""
 
 
 def is_cifar10(part: Part) -> bool:
@@ -110,6 +121,8 @@ def figures_of(part: Part) -> dict[str, Any]:
         "paired_tests": {about: _records(paired_tests(told)) for about, told in part.told.items()},
         "closeness": {about: _records(closeness(told)) for about, told in part.told.items()},
         "closeness_differences": {about: _records(closeness_differences(told)) for about, told in part.told.items()},
+        "agreement": {about: _records(agreement(told)) for about, told in part.told.items()},
+        "calibration": {about: _records(calibration(told)) for about, told in part.told.items()},
         "confusions": {about: _records(confusions(told)) for about, told in part.told.items()},
         "inside_groups": {about: _records(inside_groups(told)) for about, told in part.told.items() if told.groups},
     }
@@ -144,6 +157,8 @@ def section(part: Part, pictures: str) -> str:
         f"### Accuracy by class: {OWN}",
         by_class_markdown(part.told[OWN], published),
         f"![Accuracy by class]({pictures}/{part.name}_accuracy_by_class.png)",
+        f"### Agreement with the teacher, and calibration: {OWN}",
+        agreement_markdown(part.told[OWN]),
         "### Confusions",
         f"![Confusion matrices]({pictures}/{part.name}_confusions.png)",
         f"![Differences from hard labels]({pictures}/{part.name}_confusion_differences.png)",
@@ -195,22 +210,42 @@ def accuracy_markdown(found: Confirmation, told: Predictions, published: bool) -
 
 
 def by_class_markdown(told: Predictions, published: bool) -> str:
-    """Accuracy by class and model in %; in brackets the study's."""
+    """Accuracy by class and model in %, with its interval; then the study's."""
     found = accuracy_by_class(told)
     names = {
         name: "teacher" if is_teacher else name
         for name, is_teacher in zip(found["model"], found["teacher"], strict=True)
     }
-    wide = found.pivot(index="class", columns="model", values="accuracy")
+    by_class = found.set_index(["class", "model"])
     rows = []
     for place, name in enumerate(told.class_names):
-        cells = [f"{100 * wide.loc[name, model]:.1f}" for model in names]
+        cells = [_percent(by_class.loc[(name, model)], "accuracy") for model in names]
         if published:
             cells = [
-                f"{cell} ({PUBLISHED_BY_CLASS[key][place]})" for cell, key in zip(cells, names.values(), strict=True)
+                f"{cell}; {PUBLISHED_BY_CLASS[key][place]}" for cell, key in zip(cells, names.values(), strict=True)
             ]
         rows.append([name, *cells])
     return table(["class", *map(named, names)], rows)
+
+
+def agreement_markdown(told: Predictions) -> str:
+    """How often students answer as the teacher does, and their calibration errors, in %."""
+    agreeing = agreement(told).set_index(["of", "model"])
+    errors = calibration(told).set_index("model")
+    rows = []
+    for name in errors.index:
+        shares = [
+            _percent(agreeing.loc[(of, name)], "agreement") if (of, name) in agreeing.index else ""
+            for of in (EVERY_IMAGE, TEACHER_WRONG)
+        ]
+        rows.append([named(name), *shares, _percent(errors.loc[name], "ece")])
+    header = ["model", "agrees with the teacher, %", "where the teacher is wrong, %", "calibration error, %"]
+    return table(header, rows)
+
+
+def _percent(row: pd.Series, name: str) -> str:
+    """A share in %, with its interval."""
+    return f"{100 * row[name]:.1f} ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
 
 
 def rates_markdown(part: Part) -> str:
