@@ -7,13 +7,12 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from kd_tune.ledger import ranked
 from kd_tune.ranges import Choice
 from kd_tune.records import DISTIL, METRIC, STOP_REASONS
 from kd_tune.results import RunTables, plain_name
 from kd_tune.space import Space
 
-MOST_TRIALS = 400  # that fANOVA is given: its time grows with their square
+MOST_TRIALS = 200  # that fANOVA is given, in a second; its time grows with their square
 
 
 class Finding(NamedTuple):
@@ -30,8 +29,7 @@ class Finding(NamedTuple):
 
 def usable(tables: RunTables) -> pd.DataFrame:
     """Trials that have a figure: neither failed nor diverged, best last validation accuracy first."""
-    numbers = [trial.number for trial in ranked(tables.state.trials.values())]
-    return tables.trials.set_index("number", drop=False).rename_axis(None).loc[numbers]
+    return tables.trials.set_index("number", drop=False).rename_axis(None).loc[tables.ranking]
 
 
 def best(tables: RunTables, top: int = 1, ended: bool = False) -> pd.DataFrame:

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 internal error, 2 usage or configuration, 3 nothing usable
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import sys
@@ -263,6 +264,7 @@ def search_main() -> Any:
 
 def analyze_main() -> Any:
     """The door of `analyze.py`."""
+    gc.disable()  # it looks for cycles among a million rows again and again: a tenth of a large run's time
     return main(sys.argv[1:], "analyze", "analyze.py")
 
 

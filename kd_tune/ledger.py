@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -154,8 +153,7 @@ class RunState:
         elif kind == records.EPOCH:
             trial = self.trials[event["trial"]]
             trial.attempt, trial.latest = event["attempt"], event["epoch"]
-            # A line's keys are strings of its own when it was read from a file: more than its numbers take.
-            trial.rows[event["epoch"]] = {sys.intern(key): value for key, value in event.items()}
+            trial.rows[event["epoch"]] = event
         elif kind == records.SPARED:
             self.trials[event["trial"]].spared_at = event["epoch"]
         elif kind == records.STOPPED:
@@ -215,15 +213,24 @@ def read_events(folder: Path) -> Iterator[Event]:
     for segment in sorted((folder / "ledger").glob(SEGMENTS)):
         lines = segment.read_bytes().split(b"\n")
         lines.pop()  # what follows the last line's end: nothing, or a line cut off by a kill
-        for number, line in enumerate(lines, start=1):
-            try:
-                event = json.loads(line)
-                is_event = isinstance(event["event"], str)
-            except (ValueError, TypeError, KeyError):
-                is_event = False
-            if not is_event:
-                raise ConfigError(f"{segment}:{number}: not a ledger event; the file was changed or damaged")
-            yield event
+        # Parsed as one, lines share the strings of their keys, which take more memory than their numbers.
+        events = _parsed(b"[" + b",".join(lines) + b"]")
+        if not isinstance(events, list) or len(events) != len(lines) or not all(map(_is_event, events)):
+            number = next(number for number, line in enumerate(lines, start=1) if not _is_event(_parsed(line)))
+            raise ConfigError(f"{segment}:{number}: not a ledger event; the file was changed or damaged")
+        yield from events
+
+
+def _parsed(text: bytes) -> Any:
+    """What JSON says; None if it is none."""
+    try:
+        return json.loads(text.decode())
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_event(parsed: Any) -> bool:
+    return isinstance(parsed, dict) and isinstance(parsed.get("event"), str)
 
 
 def replay(folder: Path) -> RunState:

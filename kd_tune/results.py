@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
 from kd_tune.errors import ConfigError
-from kd_tune.ledger import SEARCH_FILE, RunState, no_run, refuse_confirmation, replay
+from kd_tune.ledger import SEARCH_FILE, RunState, no_run, ranked, refuse_confirmation, replay
 from kd_tune.manifest import MANIFEST, Manifest
 from kd_tune.paths import read_record
 from kd_tune.records import METRIC
@@ -36,6 +37,11 @@ class RunTables:
     state: RunState
     trials: pd.DataFrame
     history: pd.DataFrame
+
+    @cached_property
+    def ranking(self) -> list[int]:
+        """Numbers of the trials that have a figure, best first (`ledger.ranked`)."""
+        return [trial.number for trial in ranked(self.state.trials.values())]
 
     @property
     def parameters(self) -> list[str]:
@@ -96,7 +102,8 @@ def _trials(state: RunState) -> pd.DataFrame:
 
 def _history(state: RunState) -> pd.DataFrame:
     rows = [row for _, trial in sorted(state.trials.items()) for _, row in sorted(trial.rows.items())]
-    names = list(dict.fromkeys(name for row in rows for name in row if name not in ("event", "time")))
+    layouts = dict.fromkeys(tuple(row) for row in rows)
+    names = list(dict.fromkeys(name for layout in layouts for name in layout if name not in ("event", "time")))
     names = names or ["trial", "epoch", "attempt", METRIC]
     frame = pd.DataFrame({name: [row.get(name) for row in rows] for name in names})  # a dict a row takes thrice as much
     frame["arm"] = [state.trials[number].arm for number in frame["trial"]]
