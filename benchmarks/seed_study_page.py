@@ -242,7 +242,11 @@ def agreement_markdown(told: Predictions) -> str:
         ]
         rows.append([named(name), *shares, _percent(errors.loc[name], "ece")])
     header = ["model", "agrees with the teacher, %", "where the teacher is wrong, %", "calibration error, %"]
-    return table(header, rows)
+    return (
+        "Calibration is of answers at temperature 1, as a student is used. With hard labels this loss trains answers "
+        "at the temperature of the first tables; at temperature 1 they are too sure of themselves.\n\n"
+        + table(header, rows)
+    )
 
 
 def _percent(row: pd.Series, name: str) -> str:
@@ -295,8 +299,8 @@ def claims_markdown(part: Part) -> str:
     """The verdicts with the figures that they rest on."""
     parts = []
     for claim, judgements in zip(CLAIMS, judged(part), strict=True):
-        lines = [f"{one.about}: {one.verdict}{'. ' if one.figures else ''}{one.figures}" for one in judgements]
-        parts += [f"**{claim}**", "\n".join(f"- {line}" for line in lines)]
+        lines = [f"{one.about}: **{one.verdict}**{'; ' * bool(one.figures)}{one.figures}" for one in judgements]
+        parts += [f"*{claim}*", "\n".join(f"- {line}" for line in lines)]
     return "\n\n".join([*parts, groups_markdown(part)])
 
 
