@@ -110,11 +110,13 @@ def figures(events: Sequence[Mapping[str, Any]], began: float) -> dict[str, Any]
 def raw_search(arguments: argparse.Namespace) -> dict[str, Any]:
     """A search of the embedded digits, pruned by rungs."""
     return {
-        "search": {"num_trials": arguments.trials, "arms": ["cross_entropy"], "sampler": {"name": "tpe"}},
+        "search": {"num_trials": arguments.trials, "arms": ["distil"], "sampler": {"name": "tpe"}},
         "resources": {"cpus_per_trial": 1, "gpus_per_trial": 0, "stack": arguments.residents},
         "trial": {
             "dataset": {"name": "mnist5k"},
+            "teacher": {"name": "digits"},
             "student": {"name": "studentnet", "width": 1.0},
+            "objective": {"name": "hinton", "alpha": 0.9, "temperature": 4.0},
             "optimizer": {"name": "sgd", "lr": {"float": [0.005, 0.1], "log": True}},
             "training": {"num_epochs": arguments.epochs, "batch_size": 128},
         },

@@ -105,7 +105,7 @@ class RunState:
     """What a ledger adds up to.
 
     Attributes:
-        trials: by number.
+        trials: by number, in the order of proposals.
         quota: trials wanted, by arm.
         strata: the largest parameter count of every stratum of students; empty where all compete with each other.
         launches: how often a launcher opened the run.
@@ -164,15 +164,15 @@ class RunState:
 
     def of_arm(self, arm: str) -> list[TrialState]:
         """An arm's trials in the order of proposals."""
-        return [trial for _, trial in sorted(self.trials.items()) if trial.arm == arm]
+        return [trial for trial in self.trials.values() if trial.arm == arm]
 
     def unfinished(self) -> list[TrialState]:
         """Trials that can go on, in the order of proposals."""
-        return [trial for _, trial in sorted(self.trials.items()) if trial.end is None]
+        return [trial for trial in self.trials.values() if trial.end is None]
 
     def failed(self) -> list[TrialState]:
         """Trials that an error ended, in the order of proposals."""
-        return [trial for _, trial in sorted(self.trials.items()) if trial.end == "failed"]
+        return [trial for trial in self.trials.values() if trial.end == "failed"]
 
     def num_missing(self) -> int:
         """Trials that were not proposed yet."""

@@ -48,8 +48,11 @@ class Told:
 
 def finite_values(trial: TrialState) -> Values:
     """A trial's metric by epoch, without epochs in which it was not finite."""
-    values = {epoch: row[METRIC] for epoch, row in sorted(trial.rows.items())}
-    return {epoch: value for epoch, value in values.items() if value is not None and math.isfinite(value)}
+    return {
+        epoch: value
+        for epoch, row in sorted(trial.rows.items())
+        if (value := row[METRIC]) is not None and math.isfinite(value)
+    }
 
 
 def comparable_values(trials: Sequence[TrialState]) -> list[Values]:
