@@ -25,11 +25,9 @@ import common
 import on_ray
 
 from kd_tune import cluster
-from kd_tune.engine import Evaluation, Student, row_of
 from kd_tune.ledger import read_events
 from kd_tune.records import EpochRow
 from kd_tune.trainable import Host, RunContext
-from kd_tune.trial_data import TrialData
 
 
 def main() -> None:
@@ -60,23 +58,27 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def sleeping_host(seconds: float) -> type[Host]:
-    """A host whose students' epochs take so long and teach nothing."""
+    """A host whose students' epochs take so long and teach nothing.
 
-    def sleep(students: Sequence[Student], data: TrialData) -> list[EpochRow]:
-        began = time.perf_counter()
-        time.sleep(seconds * len(students))
-        share = (time.perf_counter() - began) / len(students)
-        rows = []
-        for student in students:
-            student.epoch += 1
-            accuracy = 1 - 0.9 / (1 + student.peak_lr * student.epoch)
-            judged = Evaluation(accuracy, 1.0, float("nan"), 0.1, accuracy, accuracy)
-            rows.append(row_of(student, {"cross_entropy": 1.0}, judged, share, share, len(data.labels)))
-        return rows
+    Ray sends clients the class: what it needs is imported in the host alone, or they would load torch too.
+    """
 
     class SleepingHost(Host):
         def __init__(self, context: RunContext) -> None:
             from kd_tune import stacked_host
+            from kd_tune.engine import Evaluation, row_of
+
+            def sleep(students: Sequence[Any], data: Any) -> list[EpochRow]:
+                began = time.perf_counter()
+                time.sleep(seconds * len(students))
+                share = (time.perf_counter() - began) / len(students)
+                rows = []
+                for student in students:
+                    student.epoch += 1
+                    accuracy = 1 - 0.9 / (1 + student.peak_lr * student.epoch)
+                    judged = Evaluation(accuracy, 1.0, float("nan"), 0.1, accuracy, accuracy)
+                    rows.append(row_of(student, {"cross_entropy": 1.0}, judged, share, share, len(data.labels)))
+                return rows
 
             stacked_host.advance_together = sleep
             super().__init__(context)

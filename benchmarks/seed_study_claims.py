@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy.stats import pearsonr, spearmanr
 from seed_study_runs import BOTH, HARD, OWN, SOFT, STUDENTS, Part
 
 from kd_tune.class_profiles import closeness, closeness_differences
 from kd_tune.confirmation import SIGNIFICANT, Confirmation
 from kd_tune.confusions import inside_groups
-from kd_tune.predictions import Predictions
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # Accuracy by class, read off the study's confusion matrices: 10,000 test images of CIFAR-10, one training each, in %.
@@ -48,8 +48,8 @@ def judged(part: Part) -> list[list[Judgement]]:
     """What becomes of each of CLAIMS, by each confirmation that says something of it."""
     return [
         [beats(found, about) for about, found in part.found.items()],
-        [closest(told, about) for about, told in part.told.items()],
-        [stay_inside(told, about) for about, told in part.told.items()],
+        [closest(closeness(told), closeness_differences(told), about) for about, told in part.told.items()],
+        [stay_inside(inside_groups(told) if told.groups else None, about) for about, told in part.told.items()],
     ]
 
 
@@ -63,26 +63,38 @@ def beats(found: Confirmation, about: str) -> Judgement:
     return _judgement(about, {soft: pairs.get(soft) for soft in (BOTH, SOFT)}, "for")
 
 
-def closest(told: Predictions, about: str) -> Judgement:
-    """The correlation of the class profile of the teacher's own student against those of the others."""
+def closest(profiles: pd.DataFrame, differences: pd.DataFrame, about: str) -> Judgement:
+    """The correlation of the class profile of the teacher's own student against those of the others.
+
+    Args:
+        profiles: `class_profiles.closeness`.
+        differences: `class_profiles.closeness_differences`.
+        about: by which confirmation.
+    """
     pairs = {}
-    for row in closeness_differences(told).to_dict("records"):
+    for row in differences.to_dict("records"):
         if SOFT in (row["first"], row["second"]):
             sign = 1 if row["first"] == SOFT else -1
             low, high = sorted((sign * row["low"], sign * row["high"]))
             text = f"{SOFT} less {row['second'] if sign == 1 else row['first']} {sign * row['difference']:+.3f} "
             text += f"({low:+.3f} to {high:+.3f}; p {row['p_holm']:.2g})"
             pairs[row["second"] if sign == 1 else row["first"]] = sign * row["difference"], row["p_holm"], text
-    shown = ", ".join(f"{row['model']} {row['correlation']:.2f}" for row in closeness(told).to_dict("records"))
+    known = profiles.dropna(subset="correlation").to_dict("records")  # noise can be all that there is
+    shown = ", ".join(f"{row['model']} {row['correlation']:.2f}" for row in known)
     judgement = _judgement(about, {other: pairs.get(other) for other in (HARD, BOTH)}, "against")
     return judgement._replace(figures=f"correlations, corrected for noise: {shown}; {judgement.figures}")
 
 
-def stay_inside(told: Predictions, about: str) -> Judgement:
-    """Wrong answers in the right group, against as many spread evenly; in each group and over all."""
-    if told.groups is None:
+def stay_inside(shares: pd.DataFrame | None, about: str) -> Judgement:
+    """Wrong answers in the right group, against as many spread evenly; in each group and over all.
+
+    Args:
+        shares: `confusions.inside_groups`; None without groups.
+        about: by which confirmation.
+    """
+    if shares is None:
         return Judgement(about, "these data have no groups of like classes", "")
-    rows = [row for row in inside_groups(told).to_dict("records") if row["model"] in STUDENTS]
+    rows = [row for row in shares.to_dict("records") if row["model"] in STUDENTS]
     return Judgement(
         about, "it holds" if all(row["low"] > row["evenly"] for row in rows) else "it does not hold for all", ""
     )
@@ -137,4 +149,4 @@ def not_learnt(part: Part, about: str) -> str:
         for model in STUDENTS
         if model in here and model in own and here[model] < own[model] - FAR
     ]
-    return f"{'; '.join(far)}: who has hardly learnt says something of the rate, not of the targets." if far else ""
+    return f"{'; '.join(far)}: so far below, a comparison is of rates, not of targets." if far else ""

@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import stdev
 from typing import Any
 
 import pandas as pd
 from common import reflow, table
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
-from seed_study_claims import CLAIMS, PUBLISHED, PUBLISHED_BY_CLASS, judged, not_learnt, of_published_figures
-from seed_study_runs import ALPHA, ALPHAS, HARD, OURS, OWN, RATE, STUDENTS, TEMPERATURE, Part, best_rate
+from seed_study_claims import CLAIMS, judged, not_learnt, of_published_figures
+from seed_study_runs import ALPHA, ALPHAS, FREE, HARD, OURS, OWN, RATE, TEMPERATURE, Part
+from seed_study_tables import (
+    accuracy_markdown,
+    agreement_markdown,
+    by_class_markdown,
+    course_markdown,
+    groups_markdown,
+    rates_markdown,
+)
 
 from kd_tune import confirmation, confusion_plots, plots, prediction_plots
 from kd_tune.calibration import calibration
 from kd_tune.class_profiles import closeness, closeness_differences
-from kd_tune.confirmation import Confirmation
 from kd_tune.confusions import confusion_differences, confusions, inside_groups
 from kd_tune.paths import written_whole
 from kd_tune.predictions import (
-    EVERY_IMAGE,
-    TEACHER_WRONG,
-    Predictions,
     accuracy,
     accuracy_by_class,
     agreement,
     paired_tests,
 )
 from kd_tune.records import METRIC
+from kd_tune.retraining import num_choosing
 
 
 def write_page(parts: Sequence[Part], page: Path, command: str) -> None:
@@ -51,30 +55,50 @@ def write_page(parts: Sequence[Part], page: Path, command: str) -> None:
 
 def introduction(parts: Sequence[Part], command: str) -> str:
     """What a reader needs to know before the first table."""
-    one, made = parts[0].found[OWN], parts[0].tables.manifest
+    one = parts[0].found[OWN]
     published = f"""
 
-    Its teacher was a vgg13_bn of 94.22 % (94.21 by its figures of classes, which are rounded), whose weights were not
-    at hand; ours comes with kd_tune. It does not give temperature, optimizer, rate and batch size, and each of its
-    figures is of one training. {of_published_figures()}
-    In tables of accuracy by class its figures stand last in a cell."""
+    Its teacher was a vgg13_bn of 94.22 % (of 9,984 images; 94.21 % of all), whose weights were not at hand; ours comes
+    with kd_tune. It does not give temperature, optimizer, rate and batch size, and each of its figures is of one
+    training. {of_published_figures()}
+    In tables of accuracy by class its figures stand last in a cell. Lower rates and longer training than the grids
+    have: [benchmarks/README.md](../benchmarks/README.md)."""
     return f"""A study after Hinton, Vinyals and Dean (2015) has a small student learn CIFAR-10 in three ways, by the
     weight alpha of the teacher in its loss (`mixed_target`): from hard labels (alpha=0), from labels and teacher in
     equal parts (alpha=0.5), and from the teacher alone (alpha=1). It claims three things; the first table says what
     becomes of them.{published if is_cifar10(parts[0]) else ""}
 
-    Every student is trained {one.num_seeds} times for every question, and there are three questions, asked of other
-    seeds each, so that one student's figures differ a little from table to table: all at temperature {OURS:g} with the
-    rate that is best for hard labels; each at the rate that is best for it there; each at its own best temperature and
-    rate. What is best is known only up to the luck of single trainings, so that a student may do better in one table
-    than at its "own best" in another. All is chosen on validation images; each question opened the test set once.
-    Intervals hold 95 %, over seeds and test images, each by itself; p-values are adjusted for the three pairs of a
-    question (Holm), and a claim holds where p is below 0.05.
+    Three questions are asked: how students compare at temperature {OURS:g} with the rate that is best for hard labels;
+    each at the rate that is best for it there; each at its own best temperature and rate. The last came when the test
+    figures of the first two were known: temperature {OURS:g} suits hard labels ill, because this loss softens the
+    answers to them too. What is best is chosen on validation images: for the first question by the grid; for the others
+    the best three cells of a student are trained on {num_choosing(one.num_seeds)} more seeds, which may still choose
+    amiss. Then every student is trained on {one.num_seeds} seeds that had no part in the choice, others for every
+    question, and the test set is opened for these, once a question.
+
+    Intervals hold 95 %, over seeds and test images (the teacher's over images), each by itself; p-values are adjusted
+    for the three pairs of a question (Holm). A claim holds where p is below 0.05; "open" says that so many seeds do not
+    decide it, not that there is no difference.
 
     Made by `{command}`. CIFAR-10's .npz file holds `train_images`, `train_labels`, `test_images` and `test_labels`;
-    without `--data` what `kd-tune data download cifar10` fetched is taken. The first search began on
-    {made.created[:10]}, on {made.hardware["cores"]} cores of {made.hardware["processor"]} with torch
-    {made.versions["torch"]}, at commit {(made.versions["commit"] or "unknown")[:10]}."""
+    without `--data` what `kd-tune data download cifar10` fetched is taken.
+
+    {provenance(parts)}"""
+
+
+def provenance(parts: Sequence[Part]) -> str:
+    """When, where and by which code each search was made."""
+    rows = [
+        [
+            f"{part.name}: {about}",
+            made.created,
+            (made.versions["commit"] or "unknown")[:10],
+            f"{made.hardware['cores']} cores of {made.hardware['processor']}, torch {made.versions['torch']}",
+        ]
+        for part in parts
+        for about, made in part.manifests.items()
+    ]
+    return table(["made", "begun", "commit", "on"], rows)
 
 
 def is_cifar10(part: Part) -> bool:
@@ -159,8 +183,11 @@ def section(part: Part, pictures: str) -> str:
         f"### Accuracy by class: {OWN}",
         by_class_markdown(part.told[OWN], published),
         f"![Accuracy by class]({pictures}/{part.name}_accuracy_by_class.png)",
-        f"### Agreement with the teacher, and calibration: {OWN}",
+        "### Agreement with the teacher, and calibration",
+        f"""In %. Calibration is of answers at temperature 1, as a student is used; what this loss trains are answers at
+        the temperature that it is given. First {OWN}, then {FREE}.""",
         agreement_markdown(part.told[OWN]),
+        agreement_markdown(part.told[FREE]),
         "### Confusions",
         f"![Confusion matrices]({pictures}/{part.name}_confusions.png)",
         f"![Differences from hard labels]({pictures}/{part.name}_confusion_differences.png)",
@@ -172,115 +199,11 @@ def section(part: Part, pictures: str) -> str:
     return "\n\n".join(text for text in parts if text)
 
 
-def course_markdown(part: Part) -> str:
-    """Validation accuracy and training loss at four epochs of the grid's best students, one training each."""
-    num_epochs = part.tables.file.trial["training"]["num_epochs"]
-    epochs = sorted({max(1, num_epochs * quarter // 4) for quarter in (1, 2, 3, 4)})
-    rows, trials = [], part.tables.trials
-    for alpha, model in ALPHAS.items():
-        rate = best_rate(trials, alpha, OURS)
-        cell = trials[(trials[ALPHA] == alpha) & (trials[TEMPERATURE] == OURS) & (trials[RATE] == rate)]
-        course = part.tables.history[part.tables.history["trial"] == cell["number"].iloc[0]].set_index("epoch")
-        figures = [f"{100 * course.loc[epoch, METRIC]:.1f}; {course.loc[epoch, 'train_loss']:.3f}" for epoch in epochs]
-        rows.append([named(model), f"{rate:g}", *figures])
-    header = ["student", "rate", *(f"epoch {epoch}" for epoch in epochs)]
-    return f"Validation accuracy in %, and training loss, at temperature {OURS:g}.\n\n{table(header, rows)}"
-
-
-def named(model: str) -> str:
-    """A student as tables name it, with the name that sentences and pictures give it."""
-    return f"{STUDENTS[model]} ({model})" if model in STUDENTS else model
-
-
 def _at_the_end(part: Part) -> str:
     """What to know of a rate beyond which none was tried."""
     rates = part.tables.trials[RATE]
     where = {float(rates.min()): "lowest", float(rates.max()): "highest"}.get(part.rate)
     return f", the {where} of the grid" if where else ""
-
-
-def accuracy_markdown(found: Confirmation, told: Predictions, published: bool) -> str:
-    """Test accuracy by model, beside what the study has."""
-    drawn = {arm.model: [f"{arm.draw[TEMPERATURE]:g}", f"{arm.draw[RATE]:g}"] for arm in found.arms}
-    rows = []
-    for row in accuracy(told).to_dict("records"):
-        key = "teacher" if row["teacher"] else row["model"]
-        cells = [named(row["model"]), *drawn.get(key, ["", ""]), *_with_interval(row, "accuracy")]
-        rows.append([*cells, *([f"{PUBLISHED[key]:.2f}"] if published else [])])
-    header = ["model", "temperature", "rate", "accuracy, %", "95 % interval", *(["the study, %"] if published else [])]
-    return table(header, rows)
-
-
-def by_class_markdown(told: Predictions, published: bool) -> str:
-    """Accuracy by class and model in %, with its interval; then the study's."""
-    found = accuracy_by_class(told)
-    names = {
-        name: "teacher" if is_teacher else name
-        for name, is_teacher in zip(found["model"], found["teacher"], strict=True)
-    }
-    by_class = found.set_index(["class", "model"])
-    rows = []
-    for place, name in enumerate(told.class_names):
-        cells = [_percent(by_class.loc[(name, model)], "accuracy") for model in names]
-        if published:
-            cells = [
-                f"{cell}; {PUBLISHED_BY_CLASS[key][place]}" for cell, key in zip(cells, names.values(), strict=True)
-            ]
-        rows.append([name, *cells])
-    return table(["class", *map(named, names)], rows)
-
-
-def agreement_markdown(told: Predictions) -> str:
-    """How often students answer as the teacher does, and their calibration errors, in %."""
-    agreeing = agreement(told).set_index(["of", "model"])
-    errors = calibration(told).set_index("model")
-    rows = []
-    for name in errors.index:
-        shares = [
-            _percent(agreeing.loc[(of, name)], "agreement") if (of, name) in agreeing.index else ""
-            for of in (EVERY_IMAGE, TEACHER_WRONG)
-        ]
-        rows.append([named(name), *shares, _percent(errors.loc[name], "ece")])
-    header = ["model", "agrees with the teacher, %", "where the teacher is wrong, %", "calibration error, %"]
-    return (
-        "Calibration is of answers at temperature 1, as a student is used. With hard labels this loss trains answers "
-        "at the temperature of the first tables; at temperature 1 they are too sure of themselves.\n\n"
-        + table(header, rows)
-    )
-
-
-def _percent(row: pd.Series, name: str) -> str:
-    """A share in %, with its interval."""
-    return f"{100 * row[name]:.1f} ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
-
-
-def rates_markdown(part: Part) -> str:
-    """By temperature and alpha: the best rate, its validation accuracy, and that at the rate of hard labels."""
-    trials, rows = part.tables.trials, []
-    for temperature in sorted(trials[TEMPERATURE].unique()):
-        common = best_rate(trials, 0.0, temperature)
-        cells = []
-        for alpha in ALPHAS:
-            cell = trials[(trials[ALPHA] == alpha) & (trials[TEMPERATURE] == temperature)].set_index(RATE)[METRIC]
-            own = best_rate(trials, alpha, temperature)
-            end = ", the grid's end" if own in (cell.index.min(), cell.index.max()) else ""
-            cells.append(f"{100 * cell[own]:.1f} at {own:g}{end}; {100 * cell[common]:.1f}")
-        rows.append([f"{temperature:g}", f"{common:g}", *cells])
-    header = ["temperature", "rate of hard labels", *map(named, ALPHAS.values())]
-    highest = trials.groupby(ALPHA)[METRIC].max()
-    overall = ", ".join(f"{STUDENTS[model]} {100 * highest[alpha]:.1f}" for alpha, model in ALPHAS.items())
-    return (
-        "Validation accuracy in %, one training a cell: at each one's best rate, and at that of hard labels. "
-        f"{_spread(part.found.values())} This loss softens the student's answers for hard labels too, so that these "
-        f"depend on the temperature as well. The best of all cells: {overall}.\n\n" + table(header, rows)
-    )
-
-
-def _spread(found: Iterable[Confirmation]) -> str:
-    """How much a single training says."""
-    spreads = [100 * stdev(arm.val_accuracies) for one in found for arm in one.arms]
-    low, high = min(spreads), max(spreads)
-    return f"Between trainings of one student the standard deviation is {low:.1f} to {high:.1f} points."
 
 
 def summary(parts: Sequence[Part]) -> str:
@@ -302,23 +225,3 @@ def claims_markdown(part: Part) -> str:
         lines = [f"{one.about}: **{one.verdict}**{'; ' * bool(one.figures)}{one.figures}" for one in judgements]
         parts += [f"*{claim}*", "\n".join(f"- {line}" for line in lines)]
     return "\n\n".join([*parts, groups_markdown(part)])
-
-
-def groups_markdown(part: Part) -> str:
-    """Shares of wrong answers that stay in their group of classes, beside those of answers spread evenly."""
-    rows, groups = [], []
-    for about, told in part.told.items():
-        if told.groups is None:
-            return ""
-        shares = inside_groups(told).set_index(["model", "group"])
-        groups = list(shares.index.unique("group"))
-        for model in STUDENTS:
-            mine = [shares.loc[(model, group)] for group in groups if (model, group) in shares.index]
-            cells = [f"{_percent(share, 'share')}; {100 * share['evenly']:.1f}" for share in mine]
-            rows.append([about, named(model), *cells])
-    text = "Wrong answers in the right group, in %; last in a cell, what it would be if they were spread evenly."
-    return f"{text}\n\n{table(['students at', 'student', *groups], rows)}"
-
-
-def _with_interval(row: Mapping[str, Any], name: str) -> list[str]:
-    return [f"{100 * row[name]:.2f}", f"{100 * row['low']:.2f} to {100 * row['high']:.2f}"]

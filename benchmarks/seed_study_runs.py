@@ -12,6 +12,7 @@ from kd_tune import answers, confirmation, results, search
 from kd_tune.confirm import Request, confirm
 from kd_tune.confirmation import Confirmation, Plan
 from kd_tune.ledger import PLAN, SEARCH_FILE
+from kd_tune.manifest import MANIFEST, Manifest
 from kd_tune.paths import read_record
 from kd_tune.predictions import Predictions
 from kd_tune.records import METRIC
@@ -38,6 +39,7 @@ class Part:
         name: of the file, without its ending.
         tables: the grid.
         rate: best for alpha 0 on validation images.
+        manifests: how the grid and its confirmations were made, by what these are about.
         found: the confirmations, by what they are about.
         told: their answers, likewise.
     """
@@ -45,6 +47,7 @@ class Part:
     name: str
     tables: RunTables
     rate: float
+    manifests: dict[str, Manifest]
     found: dict[str, Confirmation]
     told: dict[str, Predictions]
 
@@ -75,7 +78,10 @@ def study(file: Path, folder: Path, source: Path | None, num_seeds: int, console
         about: answers.read(confirmation.folder_of(folder, number), one)[0][1]
         for number, (about, one) in enumerate(found.items(), start=1)
     }
-    return Part(file.stem, tables, rate, found, told)
+    places = [confirmation.folder_of(folder, number) for number in range(1, len(found) + 1)]
+    manifests = [read_record(place / MANIFEST, Manifest) for place in places]
+    made = {"the grid": tables.manifest} | dict(zip(found, manifests, strict=True))
+    return Part(file.stem, tables, rate, made, found, told)
 
 
 def _confirmed(folder: Path, number: int, request: Request, launch: Launch, console: Console) -> Confirmation:
@@ -94,4 +100,6 @@ def _confirmed(folder: Path, number: int, request: Request, launch: Launch, cons
 def best_rate(trials: pd.DataFrame, alpha: float, temperature: float) -> float:
     """The learning rate with the best last validation accuracy among those of a grid."""
     cell = trials[(trials[ALPHA] == alpha) & (trials[TEMPERATURE] == temperature) & (trials["status"] == "completed")]
+    if cell.empty:
+        raise SystemExit(f"no training with alpha {alpha:g} and temperature {temperature:g} came through")
     return float(cell.loc[cell[METRIC].idxmax(), RATE])

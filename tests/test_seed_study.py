@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pytest
@@ -38,7 +41,8 @@ def modules() -> dict[str, ModuleType]:
     """The study's modules by the last word of their names."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
-        return {name: importlib.import_module(f"seed_study_{name}") for name in ("runs", "claims", "page")}
+        found = {name: importlib.import_module(f"seed_study_{name}") for name in ("runs", "claims", "page")}
+        return found | {"study": importlib.import_module("seed_study")}
 
 
 @pytest.fixture
@@ -56,35 +60,87 @@ def page(modules: dict[str, ModuleType]) -> ModuleType:
     return modules["page"]
 
 
-@pytest.mark.usefixtures("ray_cluster")
-def test_one_command_makes_the_page_and_again_only_the_page(
-    runs: ModuleType, page: ModuleType, tmp_path: Path, toy_npz: Path
-) -> None:
-    file, run, path = write_search(tmp_path, toy_search(**SMALL)), tmp_path / "run", tmp_path / "study.md"
-    for _ in range(2):
-        part = runs.study(file, run, toy_npz, 2, QUIET)
-        page.write_page([part], path, "the command")
-    by = "kd-tune confirm run --top {} --seeds 2 --by objective.alpha"
-    assert [one["command"] for one in replay(run).test_openings] == [
-        f"{by.format(1)} --where objective.temperature=4.0 --where optimizer.lr={part.rate}",
+class Study(NamedTuple):
+    """The study of the toy data, made by its command twice.
+
+    Attributes:
+        file: its search file.
+        page: what it wrote.
+        part: the same, read once more.
+    """
+
+    file: Path
+    page: Path
+    part: Any
+
+
+@pytest.fixture(scope="module")
+def study(
+    modules: dict[str, ModuleType], ray_cluster: None, tmp_path_factory: pytest.TempPathFactory, toy_npz: Path
+) -> Study:
+    folder = tmp_path_factory.mktemp("study")
+    file, page = write_search(folder, toy_search(**SMALL)), folder / "study.md"
+    options = ["--data", str(toy_npz), "--runs", str(folder), "--seeds", "2", "--page", str(page)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["seed_study.py", str(file), *options])
+        for _ in range(2):
+            modules["study"].main()
+    return Study(file, page, modules["runs"].study(file, folder / "toy", toy_npz, 2, QUIET))
+
+
+def test_one_command_asks_its_three_questions_once(study: Study, runs: ModuleType) -> None:
+    by = "kd-tune confirm toy --top {} --seeds 2 --by objective.alpha"
+    assert [one["command"] for one in replay(study.file.parent / "toy").test_openings] == [
+        f"{by.format(1)} --where objective.temperature=4.0 --where optimizer.lr={study.part.rate}",
         f"{by.format(3)} --where objective.temperature=4.0 --again",
         f"{by.format(3)} --again",
     ]
-    same = part.found[runs.SAME]
+    same = study.part.found[runs.SAME]
     assert [arm.model for arm in same.arms] == ["alpha=0", "alpha=0.5", "alpha=1"]
-    assert {(arm.draw["objective.temperature"], arm.draw["optimizer.lr"]) for arm in same.arms} == {(4.0, part.rate)}
-    text = path.read_text()
-    assert "Made by `the command`" in text
-    assert all(sentence in " ".join(text.split()) for sentence in (one.sentence(3) for one in same.comparisons))
-    pictures = {path.name for path in (tmp_path / "study").glob("*.png")}
+    rates = {(arm.draw["objective.temperature"], arm.draw["optimizer.lr"]) for arm in same.arms}
+    assert rates == {(4.0, study.part.rate)}
+
+
+def test_the_page_has_the_figures_pictures_and_command(study: Study, runs: ModuleType) -> None:
+    text = study.page.read_text()
+    one_line = " ".join(text.split())
+    assert "Made by `python benchmarks/seed_study.py " in one_line
+    assert str(study.file.parent) not in text.replace(str(study.file), "").replace(str(study.page), "")
+    assert all(one.sentence(3) in one_line for one in study.part.found[runs.SAME].comparisons)
+    pictures = {path.name for path in study.page.with_suffix("").glob("*.png")}
     assert pictures == {line.partition("(study/")[2].rstrip(")") for line in text.splitlines() if "(study/" in line}
-    figures = json.loads((tmp_path / "study" / "figures.json").read_text())[file.stem]
+    figures = json.loads((study.page.with_suffix("") / "figures.json").read_text())["toy"]
     assert len(figures["grid"]) == 12
+    assert "the study, %" not in text, "its figures are of other data"
+
+
+def test_beside_figures_of_cifar10_stand_the_studys(study: Study, page: ModuleType, claims: ModuleType) -> None:
+    names, groups = claims.CLASSES[:3], {"vehicles": claims.CLASSES[:2], "animals": claims.CLASSES[2:3]}
+    file = study.part.tables.file
+    trial = file.trial | {"dataset": {"name": "cifar10"}}
+    part = replace(
+        study.part,
+        tables=replace(study.part.tables, file=replace(file, trial=trial)),
+        told={about: replace(told, class_names=names, groups=groups) for about, told in study.part.told.items()},
+    )
+    lines = page.section(part, "pictures").splitlines()
+    accuracies = [line.split("|")[-2].strip() for line in lines if line.startswith("| hard labels (alpha=0) | 4 ")]
+    assert accuracies[0] == "62.43"
+    assert [cell.split("; ")[-1] for cell in next(line for line in lines if line.startswith("| bird")).split(" | ")][
+        1:
+    ] == ["50.4", "45.9", "61.3", "91.7 |"]
+    assert any(line.startswith("| students at | student | all classes |") for line in lines)
+    assert page.introduction([part], "the command").count("94.22 %") == 1
+
+
+def test_runs_of_other_seeds_or_files_are_refused(study: Study, runs: ModuleType, toy_npz: Path) -> None:
+    run = study.file.parent / "toy"
     with pytest.raises(SystemExit, match="was made with other seeds"):
-        runs.study(file, run, toy_npz, 3, QUIET)
-    file.write_text(file.read_text().replace("batch_size: 32", "batch_size: 16"))
-    with pytest.raises(SystemExit, match=r"was made by another toy\.yaml"):
-        runs.study(file, run, toy_npz, 2, QUIET)
+        runs.study(study.file, run, toy_npz, 3, QUIET)
+    other = study.file.with_name("other.yaml")
+    other.write_text(study.file.read_text().replace("batch_size: 32", "batch_size: 16"))
+    with pytest.raises(SystemExit, match=r"was made by another other\.yaml"):
+        runs.study(other, run, toy_npz, 2, QUIET)
 
 
 def test_the_common_rate_is_the_best_for_hard_labels_at_the_temperature(runs: ModuleType) -> None:
@@ -138,30 +194,24 @@ def test_soft_targets_are_judged_whichever_way_a_pair_is_written(
     ],
 )
 def test_the_closest_profile_is_judged_pair_by_pair(
-    claims: ModuleType, rows: list[tuple[str, str, float, float]], verdict: str, monkeypatch: pytest.MonkeyPatch
+    claims: ModuleType, rows: list[tuple[str, str, float, float]], verdict: str
 ) -> None:
-    """What a pair says is written the teacher's own student first."""
+    """What a pair says is written the teacher's own student first; a profile that is all noise is left out."""
     names = ["first", "second", "difference", "p_holm"]
     pairs = pd.DataFrame(rows, columns=names).assign(low=lambda one: one.difference - 0.01).assign(high=0.2)
-    monkeypatch.setattr(claims, "closeness_differences", lambda told: pairs)
-    one = pd.DataFrame([{"model": "alpha=1", "correlation": 0.93}])
-    monkeypatch.setattr(claims, "closeness", lambda told: one)
-    judged = claims.closest(None, "one rate")
+    profiles = pd.DataFrame([{"model": "alpha=0", "correlation": math.nan}, {"model": "alpha=1", "correlation": 0.93}])
+    judged = claims.closest(profiles, pairs, "one rate")
     assert judged.verdict == verdict
     other, gain = ("alpha=0", abs(rows[0][2]) * (-1 if verdict.startswith("the opposite") else 1))
     assert f"correlations, corrected for noise: alpha=1 0.93; alpha=1 less {other} {gain:+.3f}" in judged.figures
 
 
 @pytest.mark.parametrize(("low", "verdict"), [(0.6, "it holds"), (0.4, "it does not hold for all")])
-def test_confusions_are_judged_in_every_group(
-    claims: ModuleType, low: float, verdict: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_confusions_are_judged_in_every_group(claims: ModuleType, low: float, verdict: str) -> None:
     row = {"model": "alpha=1", "share": 0.7, "high": 0.8, "evenly": 0.5}
     table = pd.DataFrame([row | {"group": "all", "low": 0.6}, row | {"group": "animals", "low": low}])
-    monkeypatch.setattr(claims, "inside_groups", lambda told: table)
-    judged = claims.stay_inside(SimpleNamespace(groups={"animals": []}), "one rate")
-    assert judged.verdict == verdict
-    assert claims.stay_inside(SimpleNamespace(groups=None), "").verdict == "these data have no groups of like classes"
+    assert claims.stay_inside(table, "one rate").verdict == verdict
+    assert claims.stay_inside(None, "").verdict == "these data have no groups of like classes"
 
 
 def test_the_published_figures_are_the_studys(claims: ModuleType) -> None:
