@@ -48,12 +48,13 @@ def write_page(parts: Sequence[Part], page: Path, command: str) -> None:
         figures = {part.name: figures_of(part) for part in parts}
         (temporary / "figures.json").write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     sections = "\n\n".join(section(part, pictures.name) for part in parts)
-    text = f"# The study, done again\n\n{introduction(parts, command)}\n\n{summary(parts)}\n\n{sections}"
+    made = how_it_was_made(parts, command)
+    text = f"# The study, done again\n\n{introduction(parts)}\n\n{summary(parts)}\n\n{made}\n\n{sections}"
     with written_whole(page, replace=page.exists()) as temporary:
         temporary.write_text(reflow(text), encoding="utf-8")
 
 
-def introduction(parts: Sequence[Part], command: str) -> str:
+def introduction(parts: Sequence[Part]) -> str:
     """What a reader needs to know before the first table."""
     one = parts[0].found[OWN]
     published = f"""
@@ -78,16 +79,11 @@ def introduction(parts: Sequence[Part], command: str) -> str:
 
     Intervals hold 95 %, over seeds and test images (the teacher's over images), each by itself; p-values are adjusted
     for the three pairs of a question (Holm). A claim holds where p is below 0.05; "open" says that so many seeds do not
-    decide it, not that there is no difference.
-
-    Made by `{command}`. CIFAR-10's .npz file holds `train_images`, `train_labels`, `test_images` and `test_labels`;
-    without `--data` what `kd-tune data download cifar10` fetched is taken.
-
-    {provenance(parts)}"""
+    decide it, not that there is no difference."""
 
 
-def provenance(parts: Sequence[Part]) -> str:
-    """When, where and by which code each search was made."""
+def how_it_was_made(parts: Sequence[Part], command: str) -> str:
+    """The command, and when, where and by which code each search was made."""
     rows = [
         [
             f"{part.name}: {about}",
@@ -98,7 +94,10 @@ def provenance(parts: Sequence[Part]) -> str:
         for part in parts
         for about, made in part.manifests.items()
     ]
-    return table(["made", "begun", "commit", "on"], rows)
+    return f"""Made by `{command}`. CIFAR-10's .npz file holds `train_images`, `train_labels`, `test_images` and
+    `test_labels`; without `--data` what `kd-tune data download cifar10` fetched is taken.
+
+{table(["search or confirmation", "begun", "commit", "on"], rows)}"""
 
 
 def is_cifar10(part: Part) -> bool:

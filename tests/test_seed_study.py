@@ -130,7 +130,7 @@ def test_beside_figures_of_cifar10_stand_the_studys(study: Study, page: ModuleTy
         1:
     ] == ["50.4", "45.9", "61.3", "91.7 |"]
     assert any(line.startswith("| students at | student | all classes |") for line in lines)
-    assert page.introduction([part], "the command").count("94.22 %") == 1
+    assert page.introduction([part]).count("94.22 %") == 1
 
 
 def test_runs_of_other_seeds_or_files_are_refused(study: Study, runs: ModuleType, toy_npz: Path) -> None:
