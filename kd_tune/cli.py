@@ -11,19 +11,15 @@ import re
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from kd_tune.cli_replay import record, replay
 from kd_tune.cli_teacher import teacher_app
-from kd_tune.errors import ConfigError
+from kd_tune.errors import ConfigError, ExitCode, refused_by_system
 from kd_tune.terminal import (
-    DONE,
-    NOTHING,
-    RESUMABLE,
-    USAGE,
     AddressOption,
     AllowOption,
     DataOption,
@@ -183,17 +179,10 @@ def confirm(
     request = confirming.Request(top, seeds, all_students, by, parse_values(where or []), again)
     advice = "the same command goes on, without --again"
     with stoppable(advice):
-        try:
-            result = confirming.confirm(run, request, launch, console)
-        except confirming.NothingUsable as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise typer.Exit(NOTHING) from None
-        except confirming.TrainingsFailed as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise typer.Exit(RESUMABLE) from None
+        result = confirming.confirm(run, request, launch, console)
     if result is None:
         console.print(f"stopped before the test set was opened; {advice}")
-        raise typer.Exit(RESUMABLE)
+        raise typer.Exit(ExitCode.RESUMABLE)
     console.print(f"report: {report.write(run, console)}")
 
 
@@ -246,9 +235,17 @@ def main(arguments: list[str] | None = None, command: str | None = None, name: s
     try:
         return (program if command is None else program.commands[command])(args=arguments, prog_name=name)
     except ConfigError as error:
-        for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
-        sys.exit(USAGE)
+        _end_with(error)
+    except OSError as error:
+        if (problem := refused_by_system(error)) is None:
+            raise
+        _end_with(problem)
+
+
+def _end_with(error: ConfigError) -> NoReturn:
+    for problem in error.problems:
+        print(f"error: {problem}", file=sys.stderr)
+    sys.exit(error.code)
 
 
 def _interpreter() -> str:
@@ -268,7 +265,7 @@ def analyze_main() -> Any:
     return main(sys.argv[1:], "analyze", "analyze.py")
 
 
-def _conclude(folder: Path, state: RunState, console: Console) -> int:
+def _conclude(folder: Path, state: RunState, console: Console) -> ExitCode:
     """Says how a search ended, and writes report and export if there is anything to write."""
     from kd_tune import report
 
@@ -282,11 +279,17 @@ def _conclude(folder: Path, state: RunState, console: Console) -> int:
     if unfinished:
         console.print(f"stopped; {unfinished} trials are left; go on with:")
         console.print(f"  {_interpreter()} run_search.py --resume {folder}")
-        return RESUMABLE
+        return ExitCode.RESUMABLE
     if not usable:
         print(f"error: no trial of {folder} gave a figure; its ledger says why", file=sys.stderr)
-        return NOTHING
-    return DONE
+        return ExitCode.NOTHING_USABLE
+    if failed := state.failed():
+        print(
+            f"error: {len(failed)} of {len(state.trials)} trials failed, the last with: {failed[-1].error}",
+            file=sys.stderr,
+        )
+        return ExitCode.PARTIAL
+    return ExitCode.DONE
 
 
 def _export_studies(run: Path, target: Path, console: Console) -> None:

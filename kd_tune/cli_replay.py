@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kd_tune.errors import ConfigError
+from kd_tune.errors import ConfigError, ExitCode
 from kd_tune.terminal import (
-    DONE,
-    RESUMABLE,
     AddressOption,
     AllowOption,
     DataOption,
@@ -68,9 +66,9 @@ def record(
     left = state.num_left()
     if left:
         console.print(f"stopped; {left} configurations are left; go on with:\n  {advice}")
-        raise typer.Exit(RESUMABLE)
+        raise typer.Exit(ExitCode.RESUMABLE)
     console.print(f"table: {recording.write_table(folder, out)}")
-    raise typer.Exit(DONE)
+    raise typer.Exit(ExitCode.DONE)
 
 
 def replay(

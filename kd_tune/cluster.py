@@ -31,7 +31,7 @@ from ray.tune.experiment import Trial
 from kd_tune import records, user_code
 from kd_tune.client import follow_trial
 from kd_tune.config import ResourcesConfig
-from kd_tune.errors import ConfigError
+from kd_tune.errors import ConfigError, EnvironmentProblem
 from kd_tune.ledger import Run
 from kd_tune.records import METRIC
 from kd_tune.scheduler import RunScheduler
@@ -60,7 +60,7 @@ def connected(address: str | None) -> Iterator[None]:
     """Ray on this machine alone, or a running cluster to which kd_tune's code is sent; lets go of it at the end.
 
     Raises:
-        ConfigError: Ray cannot be started, or the cluster cannot be reached.
+        EnvironmentProblem: Ray cannot be started, or the cluster cannot be reached.
     """
     if ray.is_initialized():  # by whoever uses kd_tune as a library
         yield
@@ -76,7 +76,7 @@ def connected(address: str | None) -> Iterator[None]:
             ray.init(address=address, runtime_env={"py_modules": [package, *user_code.sent_along()]}, **options)
     except Exception as error:  # Ray raises a plain Exception where a start-up takes too long
         what = "Ray cannot be started here" if address is None else f"--address {address}: no Ray cluster there"
-        raise ConfigError(f"{what}: {error}") from error
+        raise EnvironmentProblem(f"{what}: {error}") from error
     try:
         yield
     finally:

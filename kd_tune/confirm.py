@@ -28,7 +28,7 @@ from kd_tune.config import ArmConfig, SamplerConfig, SchedulerConfig, SearchConf
 from kd_tune.confirm_figures import Chosen, collect, common_teacher, make_figures
 from kd_tune.confirmation import Confirmation, Plan
 from kd_tune.data import Dataset
-from kd_tune.errors import ConfigError
+from kd_tune.errors import ConfigError, NothingUsable, TrainingsFailed
 from kd_tune.export import Exported, export_students
 from kd_tune.ledger import PLAN, SEARCH_FILE, Event, Run, RunState, refuse_confirmation, replay
 from kd_tune.manifest import hardware, versions
@@ -42,14 +42,6 @@ from kd_tune.search_file import SearchFile, load_search_file
 from kd_tune.selection import Selection, leading_arm
 from kd_tune.strict_yaml import dump_yaml
 from kd_tune.watch import counted
-
-
-class NothingUsable(ConfigError):  # noqa: N818 - it says what is the case
-    """No trial, or no retraining, gave a figure."""
-
-
-class TrainingsFailed(ConfigError):  # noqa: N818 - likewise
-    """Something broke trainings, which says nothing about what they trained; the same command trains them again."""
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from kd_tune.errors import ConfigError
-
-DONE, USAGE, NOTHING, RESUMABLE = 0, 2, 3, 75
+from kd_tune.errors import ConfigError, ExitCode
 
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="Where the data lie: a folder or an .npz file.", show_default=False)
@@ -42,7 +40,7 @@ def stoppable(advice: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         print(f"stopped; {advice}", file=sys.stderr)
-        raise typer.Exit(RESUMABLE) from None
+        raise typer.Exit(ExitCode.RESUMABLE) from None
 
 
 def check_resumed_alone(with_it: str, *given: object) -> None:

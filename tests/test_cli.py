@@ -17,7 +17,7 @@ from rich.console import Console
 from kd_tune import cli, prepare, soft_targets, teacher
 from kd_tune.catalog import build_network
 from kd_tune.data import Dataset, npz
-from kd_tune.errors import ConfigError
+from kd_tune.errors import ConfigError, ExitCode
 from kd_tune.paths import cache_folder
 from tests.searches import ROOT, toy_search, write_search
 
@@ -41,7 +41,7 @@ def complaint(
         with pytest.raises(SystemExit) as stop:
             cli.main(["search", str(file), *given, *arguments])
         output = capsys.readouterr()
-        assert stop.value.code == cli.USAGE
+        assert stop.value.code == ExitCode.USAGE
         assert "Traceback" not in output.err + output.out
         assert snapshot(tmp_path, cache_folder()) == before
         return output.err
@@ -176,7 +176,7 @@ def test_what_is_no_run_cannot_be_resumed_or_analysed(tmp_path: Path, capsys: py
     for arguments in (["search", "--resume", str(tmp_path)], ["analyze", str(tmp_path)]):
         with pytest.raises(SystemExit) as stop:
             cli.main(arguments)
-        assert stop.value.code == cli.USAGE
+        assert stop.value.code == ExitCode.USAGE
         assert "no run here" in capsys.readouterr().err
 
 

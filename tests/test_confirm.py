@@ -17,7 +17,7 @@ from kd_tune.checkpoint import WEIGHTS, newest
 from kd_tune.confirm import Request, confirmation_number
 from kd_tune.confirmation import Confirmation, Plan
 from kd_tune.data import npz
-from kd_tune.errors import ConfigError
+from kd_tune.errors import ConfigError, NothingUsable
 from kd_tune.export import load_student
 from kd_tune.ledger import Run, checkpoints_of, read_events, replay
 from kd_tune.paths import read_json, read_record
@@ -76,7 +76,7 @@ def test_where_distillation_has_no_figure_the_test_set_stays_shut(
             retrainings.record("stopped", trial=trial.number, reason=reason)
     retrainings.close()
     with pytest.raises(
-        confirm.NothingUsable,
+        NothingUsable,
         match=r"test set stays shut; left out: .*distil has no configuration.* With --again",
     ):
         confirm.confirm(run, REQUEST, Launch(), QUIET)

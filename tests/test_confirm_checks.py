@@ -15,7 +15,7 @@ from kd_tune import cli, confirm, confirmation, report
 from kd_tune.candidates import make_plan
 from kd_tune.confirm import Request, confirmation_number
 from kd_tune.data import npz
-from kd_tune.errors import ConfigError
+from kd_tune.errors import ConfigError, ExitCode, NothingUsable, TrainingsFailed
 from kd_tune.ledger import Run
 from kd_tune.paths import write_json
 from kd_tune.search import Launch
@@ -107,7 +107,7 @@ def test_the_test_set_stays_shut_while_a_training_has_failed(tmp_path: Path) -> 
     state = search_state(distil=[(0.5, 6, 0.9)] * 4)
     assert len(confirm._collect(tmp_path, plan, state)[0]) == 2
     state.trials[1].end, state.trials[1].error = "failed", "No space left on device"
-    with pytest.raises(confirm.TrainingsFailed, match="1 of 4 trainings failed, the last with: No space left"):
+    with pytest.raises(TrainingsFailed, match="1 of 4 trainings failed, the last with: No space left"):
         confirm._collect(tmp_path, plan, state)
 
 
@@ -150,7 +150,7 @@ def test_no_command_takes_a_confirmation_for_a_search(
     before = sorted(run.rglob("*"))
     with pytest.raises(SystemExit) as stop:
         cli.main([str(place) if word == "RUN" else word for word in command])
-    assert stop.value.code == cli.USAGE
+    assert stop.value.code == ExitCode.USAGE
     assert f"{place}: this is a confirmation; {instead} {run}" in capsys.readouterr().err
     assert sorted(run.rglob("*")) == before
 
@@ -189,7 +189,7 @@ def test_a_search_without_any_figure_ends_with_its_own_exit_code(
         ledger.write('{"event": "stopped", "trial": 0, "reason": "diverged"}\n')
     with pytest.raises(SystemExit) as stop:
         cli.main(["confirm", str(folder)])
-    assert stop.value.code == cli.NOTHING
+    assert stop.value.code == ExitCode.NOTHING_USABLE
     assert "no trial gave a figure, so there is nothing to confirm" in capsys.readouterr().err
 
 
@@ -197,7 +197,7 @@ def test_where_the_leading_arm_has_no_figure_nothing_can_be_compared(tmp_path: P
     state = search_state(distil=[(0.5, 6, 0.9)], cross_entropy=[(0.5, 6, 0.9)])
     state.trials[0].end = "diverged"
     plan = make_plan(state, dict.fromkeys(state.quota, SPACE), Selection(1), 2, seed=0)
-    with pytest.raises(confirm.NothingUsable, match="no trial of distil gave a figure"):
+    with pytest.raises(NothingUsable, match="no trial of distil gave a figure"):
         confirm._check_plan(tmp_path, plan, state, Selection(1))
     with pytest.raises(ConfigError, match="no student has trials of every arm; --students best compares"):
         confirm._check_plan(tmp_path, plan, state, Selection(1, all_students=True))

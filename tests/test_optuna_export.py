@@ -16,7 +16,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState as OptunaState
 
 from kd_tune import cli, results
-from kd_tune.errors import ConfigError
+from kd_tune.errors import ConfigError, ExitCode
 from kd_tune.ledger import Run
 from kd_tune.optuna_export import export_studies
 from tests.searches import toy_manifest, toy_search
@@ -112,6 +112,6 @@ def test_the_command_says_how_to_look_at_the_studies(
     target = tmp_path / "studies.db"
     with pytest.raises(SystemExit) as ended:
         cli.main(["analyze", str(run_folder), "--optuna", str(target)])
-    assert ended.value.code == cli.DONE
+    assert ended.value.code == ExitCode.DONE
     assert f"optuna-dashboard sqlite:///{target}" in capsys.readouterr().out
     assert len(optuna.get_all_study_names(f"sqlite:///{target}")) == 3

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kd_tune import cli, teacher
+from kd_tune.errors import ExitCode
 from kd_tune.paths import read_json
 from tests.imports import Weights, reordered
 
@@ -46,7 +47,7 @@ def test_the_command_imports_out_of_an_archive_to_where_searches_look(
     assert f"in {folder}" in out.replace("\n", "")
     first = read_json(folder / teacher.RECORD)
     code, _, err = run(arguments, capsys)
-    assert code == cli.USAGE
+    assert code == ExitCode.USAGE
     assert "there is a teacher already; --again imports a new one in its place" in err
     other = ["--again", "--accept", "--mean", "0.4,0.4,0.4", "--std", "0.2,0.2,0.2"]
     assert run([*arguments, *other], capsys)[0] == 0
@@ -59,7 +60,7 @@ def test_the_command_refuses_what_does_badly(
     torch.save(reordered(digits_weights), tmp_path / "digits.pt")
     arguments = ["import", str(tmp_path / "digits.pt"), "--name", "digits", "--data", str(toy_cifar10_npz)]
     code, _, err = run(arguments, capsys)
-    assert code == cli.USAGE
+    assert code == ExitCode.USAGE
     assert "error: likely cause: wrong class order" in err
     assert not own_place.exists()
     assert run([*arguments, "--accept", "--out", str(tmp_path / "mine")], capsys)[0] == 0
@@ -83,7 +84,7 @@ def test_bad_arguments_of_the_command_are_refused(
     toy_cifar10_npz: Path, own_place: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = run(["import", "nowhere.pt", "--data", str(toy_cifar10_npz), *options], capsys)
-    assert code == cli.USAGE
+    assert code == ExitCode.USAGE
     assert message in err
     assert not own_place.exists()
 
@@ -96,6 +97,6 @@ def test_a_folder_with_something_else_is_not_touched(
     torch.save(digits_weights, tmp_path / "digits.pt")
     arguments = ["import", str(tmp_path / "digits.pt"), "--name", "digits", "--data", str(toy_cifar10_npz), "--again"]
     code, _, err = run([*arguments, "--out", str(tmp_path / "mine")], capsys)
-    assert code == cli.USAGE
+    assert code == ExitCode.USAGE
     assert "there is something else already" in err
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]

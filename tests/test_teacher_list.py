@@ -11,6 +11,7 @@ from rich.console import Console
 
 from kd_tune import cli, teacher, teacher_list
 from kd_tune.data import Dataset
+from kd_tune.errors import ExitCode
 from kd_tune.models import TEACHERS
 from kd_tune.teacher import InputShape
 from kd_tune.teacher_list import CIFAR10, Row
@@ -149,7 +150,7 @@ def test_the_command_prints_the_table(capsys: pytest.CaptureFixture[str], toy_np
     assert capsys.readouterr().out == listed, "known without having the data"
     cli_exit(["list", "--dataset", "npz", "--data", str(toy_npz)])
     assert "needs images of at least 32 x 32" in capsys.readouterr().out
-    assert cli_exit(["list", "--dataset", "cifar"]) == cli.USAGE
+    assert cli_exit(["list", "--dataset", "cifar"]) == ExitCode.USAGE
     assert "unknown data set 'cifar'" in capsys.readouterr().err
 
 

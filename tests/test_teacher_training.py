@@ -10,7 +10,7 @@ from rich.console import Console
 
 from kd_tune import cli, teacher, teacher_training
 from kd_tune.data import Dataset, npz
-from kd_tune.errors import ConfigError
+from kd_tune.errors import ConfigError, ExitCode
 from kd_tune.paths import CACHE_VARIABLE
 from kd_tune.teacher import Teacher
 
@@ -80,7 +80,7 @@ def test_a_data_set_has_arguments_on_the_command_line_too(
 ) -> None:
     with pytest.raises(SystemExit) as stop:
         cli.main(["teacher", *arguments, "--dataset", "npz", "--data", str(toy_npz)])
-    assert stop.value.code == cli.USAGE
+    assert stop.value.code == ExitCode.USAGE
     assert message in capsys.readouterr().err
 
 

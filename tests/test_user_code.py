@@ -14,7 +14,7 @@ from kd_tune import cli, export, report, results, teacher, user_code
 from kd_tune.catalog import build_objective, build_student, check_trial
 from kd_tune.data import Dataset
 from kd_tune.engine import rehearse
-from kd_tune.errors import ConfigError
+from kd_tune.errors import ConfigError, ExitCode
 from kd_tune.ranges import Choice
 from kd_tune.search import Launch, start
 from kd_tune.search_checks import check, check_draws
@@ -231,7 +231,7 @@ def _refuses_without_permission(run: Path, capsys: pytest.CaptureFixture[str]) -
     ):
         with pytest.raises(SystemExit) as stop:
             cli.main(command)
-        assert stop.value.code == cli.USAGE
+        assert stop.value.code == ExitCode.USAGE
         assert f"--allow-code {PACKAGE}" in capsys.readouterr().err
     assert not (run.parent / "again").exists()
     assert not was_imported(run.parent)
@@ -243,6 +243,6 @@ def test_the_command_allows_what_it_is_told(package: Path, toy_npz: Path, capsys
     for flags, message in (([], f"--allow-code {PACKAGE}"), (["--allow-code", PACKAGE], "views: 500")):
         with pytest.raises(SystemExit) as stop:
             cli.main(["search", str(file), "--data", str(toy_npz), *flags])
-        assert stop.value.code == cli.USAGE
+        assert stop.value.code == ExitCode.USAGE
         assert message in capsys.readouterr().err
     assert was_imported(package)
