@@ -54,8 +54,9 @@ trap 'rm -rf -- "$job"' EXIT
 rm -f -- "$job/token" "$job/process" "$job/exit_code"
 od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$job/token"
 
-mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-readonly address=${nodes[0]}:$port
+# This script runs on the first of them, and so does the search.
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+readonly address=${nodes%%$'\n'*}:$port
 
 # Leaves the search's process and exit code to this script: srun's code is the worst of all nodes', and symmetric-run's
 # is 0 when `ray start` failed.

@@ -1,4 +1,4 @@
-"""A SLURM of this machine alone, for tests: `srun` starts processes, `scontrol` takes notes, `ray` may be real or not."""
+"""A SLURM of this machine alone, for tests: `srun` starts processes, `scontrol` takes notes, `ray` is real or not."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.searches import ROOT
@@ -78,6 +78,10 @@ sys.exit(0 if end == "silent" else int(end))
 """
 
 
+# A namespace in which nobody else's process is seen; it ends with its first process.
+OWN_PROCESSES = ("unshare", "--map-root-user", "--pid", "--fork", "--mount-proc")
+
+
 @dataclass(frozen=True)
 class Slurm:
     """One job in a folder of its own.
@@ -87,16 +91,18 @@ class Slurm:
         notes: where the stand-ins write what they were asked.
         shared: what all nodes see.
         environment: of the script.
+        within: the command that runs the script, if one does.
     """
 
     script: Path
     notes: Path
     shared: Path
     environment: dict[str, str]
+    within: tuple[str, ...] = ()
 
     def start(self) -> subprocess.Popen[str]:
         """The job's script, as SLURM starts it."""
-        command = ["bash", str(self.script)]
+        command = [*self.within, "bash", str(self.script)]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, env=self.environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)
 
@@ -135,6 +141,24 @@ def make_slurm(folder: Path, job: int = 1234, nodes: int = 2, edits: dict[str, s
         "SLURM_JOB_NODELIST": ",".join(f"node{number}" for number in range(nodes)),
     }
     return Slurm(_edited(project / "cluster" / "slurm.sh", edits), notes, shared, environment)
+
+
+def make_real(folder: Path, job: int, options: str) -> Slurm:
+    """A job of one node with the real search and the real Ray, in a world of processes of its own.
+
+    `ray symmetric-run` looks for any Ray on its node, and its `ray stop` ends them all: elsewhere on this machine, too.
+
+    Args:
+        folder: holds `toy.yaml`, and everything else afterwards.
+        job: its id.
+        options: of run_search.py, as the launch file has them.
+    """
+    slurm = make_slurm(folder, job, nodes=1, edits={"file": str(folder / "toy.yaml"), "options": options})
+    project = folder / "project"
+    shutil.copy(ROOT / "run_search.py", project)
+    _command(project / ".venv" / "bin" / "ray", f'#!/bin/sh\nexec "{sys.executable}" -m ray.scripts.scripts "$@"\n')
+    environment = slurm.environment | {"SLURM_JOB_NODELIST": "127.0.0.1"}
+    return replace(slurm, environment=environment, within=OWN_PROCESSES)
 
 
 def _edited(script: Path, edits: dict[str, str]) -> Path:

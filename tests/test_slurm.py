@@ -1,15 +1,20 @@
-"""The SLURM launch file, run on this machine: stand-ins for srun, scontrol and Ray, a search that ends as it is told."""
+"""The SLURM launch file, run on this machine: stand-ins for srun, scontrol and Ray; a search that ends as told."""
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import signal
+import subprocess
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.slurm_stand_ins import Slurm, make_slurm
+from tests.searches import complaints, epochs_of, toy_search, write_search
+from tests.slurm_stand_ins import OWN_PROCESSES, Slurm, make_real, make_slurm
 
 
 @pytest.fixture
@@ -20,7 +25,9 @@ def slurm(tmp_path: Path) -> Slurm:
 def test_a_search_that_ends_ends_the_job(slurm: Slurm) -> None:
     code, output = slurm.run("0")
     assert code == 0, output
-    assert slurm.note("search") == [f"toy.yaml --runs {slurm.shared}/runs --name toy --address node0:{20000 + 484 * 16}"]
+    assert slurm.note("search") == [
+        f"toy.yaml --runs {slurm.shared}/runs --name toy --address node0:{20000 + 484 * 16}"
+    ]
     assert slurm.note("scontrol") == ["show hostnames node0,node1"]
 
 
@@ -123,14 +130,19 @@ def test_exit_code_0_without_a_recorded_end_fails_the_job(slurm: Slurm) -> None:
     assert "the ledger does not say that the search has ended" in output
 
 
+def wait_until(condition: Callable[[], bool], job: subprocess.Popen[str], seconds: float) -> None:
+    """Waits; fails where the job ends first."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert job.poll() is None, job.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_the_signal_before_the_limit_reaches_the_search_alone(slurm: Slurm) -> None:
     (slurm.notes / "ends").write_text("wait 0")
     job = slurm.start()
-    deadline = time.monotonic() + 30
-    while not (slurm.notes / "waits").exists():
-        assert time.monotonic() < deadline
-        assert job.poll() is None
-        time.sleep(0.05)
+    wait_until((slurm.notes / "waits").exists, job, 30)
     job.send_signal(signal.SIGTERM)  # to the batch shell, as --signal=B:TERM does
     output, _ = job.communicate(timeout=30)
     assert job.returncode == 75, output
@@ -138,3 +150,31 @@ def test_the_signal_before_the_limit_reaches_the_search_alone(slurm: Slurm) -> N
     assert slurm.note("scontrol")[-1] == "requeue 1234"
     assert slurm.run("0")[0] == 0
     assert "--resume" in slurm.note("search")[1]
+
+
+@pytest.fixture
+def real(tmp_path: Path, toy_npz: Path) -> Iterator[Slurm]:
+    """The toy search on a real Ray."""
+    if subprocess.run([*OWN_PROCESSES, "true"], capture_output=True).returncode:
+        pytest.skip("this system lets nobody make a namespace of processes")
+    job = os.getpid()
+    write_search(tmp_path, toy_search(**{"resources.cpus_per_trial": os.cpu_count()}))
+    yield make_real(tmp_path, job, f"(--data '{toy_npz}')")
+    shutil.rmtree(f"/tmp/ray_{job}", ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_a_real_search_saves_at_the_signal_and_resumes_with_its_token(real: Slurm) -> None:
+    run = real.shared / "runs" / "toy"
+    first = real.start()
+    wait_until(lambda: len(epochs_of(run)) >= 4, first, 240)
+    (script,) = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+    os.kill(int(script), signal.SIGTERM)
+    output, _ = first.communicate(timeout=120)
+    assert first.returncode == 75, output
+    assert real.note("scontrol")[-1].startswith("requeue ")
+    second = real.start()
+    output, _ = second.communicate(timeout=240)
+    assert second.returncode == 0, output
+    assert complaints(run, 6, 6) == []
+    assert not list((real.shared / "jobs").iterdir())
