@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +22,8 @@ from kd_tune.terminal import (
     AddressOption,
     AllowOption,
     DataOption,
+    DeviceHoursOption,
+    HoursOption,
     NameOption,
     RunsOption,
     SetOption,
@@ -50,8 +51,6 @@ app.add_typer(data_app, name="data")
 app.command()(record)
 app.command()(replay)
 
-TimeOption = Annotated[str | None, typer.Option(help="Stop training after 90s, 30m or 2h; can be resumed.")]
-
 
 class Students(StrEnum):
     """Where a confirmation compares arms."""
@@ -68,7 +67,8 @@ def search(
     runs: RunsOption = Path("runs"),
     overrides: SetOption = None,
     num_trials: Annotated[int | None, typer.Option(min=1, help="Trials of every arm, in place of the file's.")] = None,
-    time_budget: TimeOption = None,
+    max_hours: HoursOption = None,
+    max_device_hours: DeviceHoursOption = None,
     address: AddressOption = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run.", show_default=False)] = None,
     extend: Annotated[int, typer.Option(min=0, help="With --resume: so many more trials in every arm.")] = 0,
@@ -81,14 +81,15 @@ def search(
     """Start, resume or extend a search; ends with a report and the best student of every arm exported."""
     from kd_tune import search as searching
     from kd_tune import user_code
+    from kd_tune.limits import Limits
     from kd_tune.search_file import load_search_file
 
     user_code.allow(allow_code or [])
     console = make_console()
-    seconds = None if time_budget is None else parse_duration(time_budget)
-    launch = searching.Launch(data, address, seconds, extend, tuple(warm_start or ()))
+    limits = Limits(max_hours, max_device_hours)
+    launch = searching.Launch(data, address, limits, extend, tuple(warm_start or ()))
     if resume is not None:
-        with_it = "--extend, --data, --address, --time-budget and --allow-code"
+        with_it = "--extend, --data, --address, --max-hours, --max-device-hours and --allow-code"
         check_resumed_alone(with_it, file, name, overrides, num_trials, warm_start)
         folder = resume
         with stoppable(f"go on with: {_interpreter()} run_search.py --resume {folder}"):
@@ -163,18 +164,20 @@ def confirm(
         bool, typer.Option("--again", help="Confirm once more, on other seeds: opens the test set once more.")
     ] = False,
     data: DataOption = None,
-    time_budget: TimeOption = None,
+    max_hours: HoursOption = None,
+    max_device_hours: DeviceHoursOption = None,
     address: AddressOption = None,
     allow_code: AllowOption = None,
 ) -> None:
     """Train a search's best again, choose one an arm, and measure trainings of it on fresh seeds on the test images."""
     from kd_tune import confirm as confirming
     from kd_tune import report, user_code
+    from kd_tune.limits import Limits
     from kd_tune.search import Launch
 
     user_code.allow(allow_code or [])
     console = make_console()
-    launch = Launch(data, address, None if time_budget is None else parse_duration(time_budget))
+    launch = Launch(data, address, Limits(max_hours, max_device_hours))
     all_students = None if students is None else students is Students.ALL
     request = confirming.Request(top, seeds, all_students, by, parse_values(where or []), again)
     advice = "the same command goes on, without --again"
@@ -195,15 +198,6 @@ def download(
     from kd_tune import data
 
     make_console().print(f"{name} is in {data.download(name, to)}")
-
-
-def parse_duration(text: str) -> float:
-    """`90s`, `30m`, `2h`, or seconds as a number."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
-    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
-    if seconds <= 0:
-        raise ConfigError(f"--time-budget {text}: must be like 90s, 30m or 2h, and above 0")
-    return seconds
 
 
 def parse_values(texts: list[str]) -> dict[str, Any]:

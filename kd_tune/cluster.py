@@ -25,7 +25,7 @@ os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been s
 
 import ray
 from ray import tune
-from ray.tune import Callback
+from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
 
 from kd_tune import records, user_code
@@ -33,6 +33,7 @@ from kd_tune.client import follow_trial
 from kd_tune.config import ResourcesConfig
 from kd_tune.errors import ConfigError, EnvironmentProblem
 from kd_tune.ledger import Run
+from kd_tune.limits import Allowance
 from kd_tune.records import METRIC
 from kd_tune.scheduler import RunScheduler
 from kd_tune.search_file import SearchFile
@@ -90,13 +91,13 @@ def fit(
     searcher: RunSearcher,
     scheduler: RunScheduler,
     slots: Slots,
-    time_budget: float | None,
+    allowance: Allowance,
 ) -> None:
-    """Gives Ray everything that a run still has to do; returns when it is done, interrupted, or out of time."""
+    """Gives Ray everything that a run still has to do; returns when it is done, interrupted, or at a limit."""
     left = run.state.num_left()
     slots = replace(slots, places=min(slots.places, left))
     with _trainable(file.resources, context, slots) as trainable, _signals():
-        _tuner(trainable, run, file, searcher, scheduler, slots, left, time_budget).fit()
+        _tuner(trainable, run, file, searcher, scheduler, slots, left, allowance).fit()
 
 
 def _tuner(
@@ -107,7 +108,7 @@ def _tuner(
     scheduler: RunScheduler,
     slots: Slots,
     left: int,
-    time_budget: float | None,
+    allowance: Allowance,
 ) -> tune.Tuner:
     return tune.Tuner(
         trainable,
@@ -119,7 +120,6 @@ def _tuner(
             num_samples=left,
             max_concurrent_trials=slots.places * slots.stack,  # without it Tune starts a searcher's trials one by one
             reuse_actors=True,
-            time_budget_s=time_budget,
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
         ),
@@ -128,6 +128,7 @@ def _tuner(
             storage_path=str((run.folder / "ray").resolve()),
             failure_config=tune.FailureConfig(max_failures=file.search.max_failures),
             callbacks=[_FailureRecorder(run)],
+            stop=_LimitStopper(allowance),
             verbose=0,
         ),
     )
@@ -174,6 +175,22 @@ def _signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+class _LimitStopper(Stopper):
+    """Ends Tune's loop at a limit; trials that run then have no end in the ledger, and go on with the next launch."""
+
+    def __init__(self, allowance: Allowance) -> None:
+        self._allowance = allowance
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._allowance.reached() is not None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Ray pickles stoppers into its snapshots, which kd_tune never reads
 
 
 class _FailureRecorder(Callback):

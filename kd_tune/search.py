@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -33,6 +33,7 @@ from kd_tune.ledger import (
     read_events,
     refuse_confirmation,
 )
+from kd_tune.limits import NO_LIMITS, Allowance, DeviceTime, Limits, device_time
 from kd_tune.manifest import MANIFEST, Fingerprints, Manifest, hardware, versions
 from kd_tune.paths import read_record, written_whole
 from kd_tune.prepare import PreparedTeacher, prepare
@@ -58,16 +59,18 @@ class Launch:
     Attributes:
         source: where the data lie; None: the usual place, or where the run found them.
         address: of a running Ray cluster; None: Ray on this machine alone.
-        time_budget: seconds of searching before this launch stops; None: no limit.
+        limits: when it stops, though trials are left.
         extend: trials to add to every arm of a run that is resumed.
         warm_start: earlier runs that a new one learns from.
+        began: by `time.monotonic`; preparing counts.
     """
 
     source: Path | None = None
     address: str | None = None
-    time_budget: float | None = None
+    limits: Limits = NO_LIMITS
     extend: int = 0
     warm_start: tuple[Path, ...] = ()
+    began: float = field(default_factory=time.monotonic)
 
 
 def start(file: SearchFile, folder: Path, launch: Launch, console: Console) -> RunState:
@@ -248,11 +251,16 @@ def run_trials(
     num_epochs = file.trial["training"]["num_epochs"]
     with closing(run):
         referee = Referee(file.search.scheduler, num_epochs)
-        replay_verdicts(run, referee, list(read_events(run.folder)))
+        past = list(read_events(run.folder))
+        devices = device_time(past, file.resources)
+        run.listeners.append(devices)
+        replay_verdicts(run, referee, past)
         done = run.state.launches and not (run.state.num_left() or launch.extend)
         if done:
             console.print(f"{run.folder}: every trial has ended; --extend adds some")
             return run.state
+        allowance = Allowance(launch.limits, launch.began, devices)
+        allowance.check_devices(run.folder)
         context = _context(run.folder, file, spaces, teachers, launch.source, (1, *referee.epochs, num_epochs))
         with cluster.connected(launch.address):
             places = cluster.num_slots(file.resources)
@@ -266,9 +274,8 @@ def run_trials(
                     proposer = retrainings or SearchProposer(run, spaces, file.search, students)
                     searcher = RunSearcher(run, proposer)
                     scheduler = RunScheduler(run, referee)
-                    cluster.fit(run, file, context, searcher, scheduler, slots, launch.time_budget)
-        left = run.state.num_left()
-        run.record(records.PAUSED if left else records.FINISHED, trials_left=left)
+                    cluster.fit(run, file, context, searcher, scheduler, slots, allowance)
+        _record_end(run, devices, allowance.reached(), console)
         return run.state
 
 
@@ -298,6 +305,16 @@ def _record_start(run: Run, file: SearchFile, students: Students | None, slots: 
     run.record(records.STARTED, quota=quota, strata=strata, versions=versions(), slots=slots.places, stack=slots.stack)
     if extend:
         run.record(records.EXTENDED, num_trials=extend)
+
+
+def _record_end(run: Run, devices: DeviceTime, limit: str | None, console: Console) -> None:
+    left, hours = run.state.num_left(), round(devices.hours(), 4)
+    if left:
+        run.record(records.PAUSED, trials_left=left, limit=limit, device_hours=hours)
+    else:
+        run.record(records.FINISHED, trials_left=left, device_hours=hours)
+    reached = f"; {limit} is reached" if left and limit else ""
+    console.print(f"devices: held for {hours:.2f} hours by all launches of this run{reached}")
 
 
 def _announce(run: Run, file: SearchFile, referee: Referee, places: str, console: Console) -> None:

@@ -25,6 +25,18 @@ SetOption = Annotated[
 NameOption = Annotated[str | None, typer.Option(help="Name of the run [default: the file's name and the time].")]
 RunsOption = Annotated[Path, typer.Option(help="Folder that holds runs.")]
 AddressOption = Annotated[str | None, typer.Option(help="A running Ray cluster, or `auto` [default: this machine].")]
+HoursOption = Annotated[
+    float | None,
+    typer.Option("--max-hours", help="Stop this launch after so many hours; can be resumed.", show_default=False),
+]
+DeviceHoursOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-device-hours",
+        help="Stop when the run's trials have held GPUs (or else CPU places) for so many hours over all launches.",
+        show_default=False,
+    ),
+]
 AllowOption = Annotated[
     list[str] | None,
     typer.Option(

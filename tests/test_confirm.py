@@ -20,6 +20,7 @@ from kd_tune.data import npz
 from kd_tune.errors import ConfigError, NothingUsable
 from kd_tune.export import load_student
 from kd_tune.ledger import Run, checkpoints_of, read_events, replay
+from kd_tune.limits import Limits
 from kd_tune.paths import read_json, read_record
 from kd_tune.retraining import RetrainingProposer
 from kd_tune.search import Launch, resume
@@ -52,7 +53,7 @@ def break_one(place: Path) -> None:
 @pytest.fixture(scope="module")
 def confirmed(search_run: Path, ray_cluster: None) -> Confirmation:
     """The search's confirmation, out of time and of disk at first, then gone on with."""
-    assert confirm.confirm(search_run, REQUEST, Launch(time_budget=0.01), QUIET) is None
+    assert confirm.confirm(search_run, REQUEST, Launch(limits=Limits(hours=1e-6)), QUIET) is None
     assert replay(search_run).test_openings == []
     break_one(search_run / "confirmation")
     found = confirm.confirm(search_run, REQUEST, Launch(), QUIET)
@@ -64,7 +65,7 @@ def test_where_distillation_has_no_figure_the_test_set_stays_shut(
     finished_run: Path, ray_cluster: None, tmp_path: Path
 ) -> None:
     run = shutil.copytree(finished_run, tmp_path / "run", ignore=shutil.ignore_patterns("ray", "lock"))
-    assert confirm.confirm(run, REQUEST, Launch(time_budget=0.01), QUIET) is None
+    assert confirm.confirm(run, REQUEST, Launch(limits=Limits(hours=1e-6)), QUIET) is None
     retrainings = Run(run / "confirmation")
     plan = read_record(run / "confirmation" / confirmation.PLAN, Plan)
     proposer = RetrainingProposer(retrainings, plan, dict.fromkeys(retrainings.state.quota, ANYTHING))

@@ -14,7 +14,9 @@ from kd_tune.checkpoint import WEIGHTS, newest
 from kd_tune.cluster import slots_of
 from kd_tune.config import ResourcesConfig
 from kd_tune.errors import ConfigError
-from kd_tune.ledger import TrialState, checkpoints_of
+from kd_tune.ledger import TrialState, checkpoints_of, read_events
+from kd_tune.limits import Limits, device_time
+from kd_tune.records import PAUSED
 from kd_tune.search import Launch, name_trials, resume, start
 from kd_tune.search_checks import stack_size, stacks_in_words
 from kd_tune.search_file import SearchFile, load_search_file
@@ -25,7 +27,7 @@ QUIET = Console(quiet=True)
 
 @pytest.fixture
 def long_search(tmp_path: Path) -> SearchFile:
-    """Two trials that no time budget of seconds can finish; a trial that breaks is not started again."""
+    """Two trials that no limit of seconds lets finish; a trial that breaks is not started again."""
     changes = {"trial.training.num_epochs": 100_000, "search.num_trials": 2, "search.max_failures": 0}
     changes["search.scheduler"] = {"name": "none"}
     return load_search_file(write_search(tmp_path, toy_search(**changes)))
@@ -35,18 +37,29 @@ def test_a_search_out_of_time_can_go_on(
     long_search: SearchFile, tmp_path: Path, toy_npz: Path, ray_cluster: None
 ) -> None:
     run = tmp_path / "run"
-    state = start(long_search, run, Launch(source=toy_npz, time_budget=15), QUIET)
+    state = start(long_search, run, Launch(source=toy_npz, limits=Limits(hours=30 / 3600)), QUIET)
     assert len(state.unfinished()) == 2
     reached = {trial.number: trial.epoch for trial in state.unfinished()}
     damaged = newest(checkpoints_of(run, 1))
     assert damaged is not None
     (damaged / WEIGHTS).write_bytes(b"damaged")
 
-    state = resume(run, Launch(time_budget=15), QUIET)
+    used = device_time(read_events(run), long_search.resources).hours()
+    assert 0 < used <= 2 * 30 / 3600
+    state = resume(run, Launch(limits=Limits(device_hours=used + 20 / 3600)), QUIET)
     assert state.trials[0].epoch > reached[0]
     assert sorted(state.trials[0].rows) == list(range(1, state.trials[0].epoch + 1))
     assert state.trials[1].end == "failed"
     assert f"{WEIGHTS}: cannot be read as safetensors" in (state.trials[1].error or "")
+
+    first, second = (event for event in read_events(run) if event["event"] == PAUSED)
+    assert (first["limit"], second["limit"]) == (
+        f"--max-hours {30 / 3600:g}",
+        f"--max-device-hours {used + 20 / 3600:g}",
+    )
+    assert second["device_hours"] > used + 20 / 3600 - 1e-4 > first["device_hours"]
+    with pytest.raises(ConfigError, match=r"has held devices for .* hours in all its launches; allow more"):
+        resume(run, Launch(limits=Limits(device_hours=used)), QUIET)
 
 
 def test_a_resumed_run_must_find_its_data_unchanged(finished_run: Path, tmp_path: Path) -> None:
