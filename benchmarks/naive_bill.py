@@ -6,20 +6,18 @@ Nothing is run here: `against_naive.py` measures the rates that go in.
 from __future__ import annotations
 
 import argparse
-import random
 from statistics import mean, median
 from typing import Any
 
 import common
 import on_ray
 
+from kd_tune.expected import ORDERS, expected_epochs
 from kd_tune.ranges import Choice
-from kd_tune.rungs import Rungs, rung_epochs
-from kd_tune.search_file import SearchFile, load_search_file
+from kd_tune.search_file import load_search_file
 
 SHIPPED = common.ROOT / "search_spaces" / "cifar10.yaml"
 NUM_TRAIN, NUM_VAL = 45_000, 5_000
-ORDERS = 500
 
 
 def shipped_widths() -> list[float]:
@@ -27,30 +25,6 @@ def shipped_widths() -> list[float]:
     file = load_search_file(SHIPPED)
     width = file.trial["student"].get("width", 1.0)
     return [float(value) for value in (width.options if isinstance(width, Choice) else [width])]
-
-
-def expected_epochs(file: SearchFile, arm_trials: int) -> float:
-    """Student epochs of one arm under the file's scheduler, on average over random orders of the trials.
-
-    kd_tune's own rungs are played with trials that come one after another, whose order of merit is the same at every
-    rung and has nothing to do with the order in which they were proposed.
-    """
-    num_epochs = file.trial["training"]["num_epochs"]
-    scheduler = file.search.scheduler
-    if scheduler.name == "none":
-        return float(arm_trials * num_epochs)
-    epochs = rung_epochs(scheduler.grace_period, scheduler.reduction_factor, num_epochs)
-    generator = random.Random(0)
-    totals = []
-    for _ in range(ORDERS):
-        rungs = Rungs(epochs, scheduler.reduction_factor)
-        merits = generator.sample(range(arm_trials), arm_trials)
-        totals.append(sum(_epochs_of(rungs, epochs, num_epochs, *pair) for pair in enumerate(merits)))
-    return mean(totals)
-
-
-def _epochs_of(rungs: Rungs, epochs: tuple[int, ...], num_epochs: int, trial: int, merit: float) -> int:
-    return next((epoch for epoch in epochs if not rungs.report(trial, epoch, merit)), num_epochs)
 
 
 def shipped_search(result: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from kd_tune.cli_plan import plan
 from kd_tune.cli_replay import record, replay
 from kd_tune.cli_teacher import teacher_app
 from kd_tune.errors import ConfigError, ExitCode, refused_by_system
@@ -48,6 +49,7 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Fetch data sets.")
 app.add_typer(teacher_app, name="teacher")
 app.add_typer(data_app, name="data")
+app.command()(plan)
 app.command()(record)
 app.command()(replay)
 

@@ -236,11 +236,19 @@ def num_slots(resources: ResourcesConfig) -> int:
 
 def check_this_machine(resources: ResourcesConfig) -> None:
     """Raises ConfigError if a Ray of this machine alone could never hold a trial; asked before long preparations."""
+    if not ray.is_initialized() and not slots_here(resources):
+        raise _too_small(resources, _this_machine())
+
+
+def slots_here(resources: ResourcesConfig) -> int:
+    """How many trials a Ray of this machine alone would hold at once."""
+    return slots_of(_this_machine(), resources)
+
+
+def _this_machine() -> dict[str, float]:
     import torch
 
-    machine = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
-    if not ray.is_initialized() and not slots_of(machine, resources):
-        raise _too_small(resources, machine)
+    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
 
 
 def _too_small(resources: ResourcesConfig, there: Mapping[str, float]) -> ConfigError:

@@ -86,11 +86,9 @@ def find_or_train_teacher(
     Raises:
         ConfigError: it does not fit the data, or is another network than the section says.
     """
-    architecture = architecture_of(section)
+    architecture = network_of(section)
     if section["name"] == "random":
         return _random(section, dataset)
-    if section["name"] == "permuted":
-        architecture = {"name": section["of"]}
     if "weights" in section:
         folder = _folder_of_weights(section, architecture, dataset, console)
     else:
@@ -109,6 +107,34 @@ def find_or_train_teacher(
         raise ConfigError(f"trial.teacher: {folder} holds {loaded.record.architecture}, not {architecture}")
     console.print(f"teacher: {loaded.describe()}")
     return loaded
+
+
+def network_of(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Name and arguments of the network that gives a teacher's answers; of a control, of the one behind it."""
+    behind = {"random": "network", "permuted": "of"}.get(section["name"])
+    return architecture_of(section) if behind is None else {"name": section[behind]}
+
+
+def find_teacher(section: Mapping[str, Any], dataset: Dataset) -> Teacher | None:
+    """The network that a teacher section names, if it is there: nothing is trained, imported or copied.
+
+    Raises:
+        ConfigError: it does not fit the data.
+    """
+    architecture = network_of(section)
+    if section["name"] == "random":
+        found = _folder_of_random(section, dataset)
+    elif "weights" in section:
+        path = Path(os.path.expanduser(section["weights"]))
+        found = _folder_of_import(path, section, architecture, dataset) if path.is_file() else path
+        if not path.is_file() and not teacher.exists(path):
+            raise _no_teacher_at(path)
+    else:
+        located = teacher.locate(architecture, dataset)
+        if located is None:
+            return None
+        found = located
+    return teacher.load(found, dataset) if teacher.exists(found) else None
 
 
 def fill_bank(found: Teacher, dataset: Dataset, views: int, console: Console) -> Path:
@@ -196,9 +222,8 @@ def _bank_accuracy(bank: Path, fingerprint: str, dataset: Dataset) -> float:
 
 def _random(section: Mapping[str, Any], dataset: Dataset) -> Teacher:
     """The control with first weights, kept in the cache like any other teacher."""
-    architecture = {"name": section["network"]}
-    seed = section.get("seed", 0)
-    folder = teacher.folder_of(architecture | {"random": seed}, dataset)
+    architecture, seed = network_of(section), section.get("seed", 0)
+    folder = _folder_of_random(section, dataset)
     if not teacher.exists(folder):
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(derive_seed(seed, "random teacher"))
@@ -209,6 +234,10 @@ def _random(section: Mapping[str, Any], dataset: Dataset) -> Teacher:
             _settle_batch_norms(network, images)
         teacher.save(folder, network, teacher.base_record(architecture, dataset) | {"untrained": True, "seed": seed})
     return teacher.load(folder, dataset)
+
+
+def _folder_of_random(section: Mapping[str, Any], dataset: Dataset) -> Path:
+    return teacher.folder_of(network_of(section) | {"random": section.get("seed", 0)}, dataset)
 
 
 def _settle_batch_norms(network: nn.Module, images: Tensor) -> None:
@@ -230,18 +259,28 @@ def _folder_of_weights(
     path = Path(os.path.expanduser(section["weights"]))  # unlike Path's, it never raises
     if not path.is_file():
         if not teacher.exists(path):
-            raise ConfigError(
-                f"trial.teacher.weights: {path} holds no teacher and is no file of weights; `kd-tune teacher train "
-                "--out` makes a teacher's folder"
-            )
+            raise _no_teacher_at(path)
         return path
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-    digest.update(repr((architecture, section.get("normalisation"), dataset.fingerprint)).encode())
-    folder = teacher.imported_folder(f"{architecture['name']}-{digest.hexdigest()[:12]}", dataset.name)
+    folder = _folder_of_import(path, section, architecture, dataset)
     if not teacher.exists(folder):
         import_teacher(path, architecture, dataset, folder, console, normalisation=section.get("normalisation"))
     return folder
+
+
+def _folder_of_import(
+    path: Path, section: Mapping[str, Any], architecture: Mapping[str, Any], dataset: Dataset
+) -> Path:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    digest.update(repr((architecture, section.get("normalisation"), dataset.fingerprint)).encode())
+    return teacher.imported_folder(f"{architecture['name']}-{digest.hexdigest()[:12]}", dataset.name)
+
+
+def _no_teacher_at(path: Path) -> ConfigError:
+    return ConfigError(
+        f"trial.teacher.weights: {path} holds no teacher and is no file of weights; `kd-tune teacher train "
+        "--out` makes a teacher's folder"
+    )
 
 
 def _warn(name: str, found: TeacherFacts, dataset: Dataset, console: Console) -> None:

@@ -127,6 +127,12 @@ def imported_folder(name: str, dataset_name: str) -> Path:
 
 def find(section: Mapping[str, Any], dataset: Dataset) -> Path | None:
     """The folder of the teacher with this architecture: trained for these data, imported, or shipped; or None."""
+    found = locate(section, dataset)
+    return None if found is None else writable(found)
+
+
+def locate(section: Mapping[str, Any], dataset: Dataset) -> Path | None:
+    """The same where it lies: a shipped one is not copied into the cache."""
     trained = folder_of(section, dataset)
     if exists(trained):
         return trained
@@ -134,7 +140,7 @@ def find(section: Mapping[str, Any], dataset: Dataset) -> Path | None:
         if exists(folder):
             record = read_record(folder / RECORD, TeacherRecord)
             if record.architecture == dict(section) and _is_for(record, dataset):
-                return writable(folder)
+                return folder
     return None
 
 
