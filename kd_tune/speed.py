@@ -103,8 +103,15 @@ def time_epochs(calibration: Calibration) -> dict[int, float]:
         for students, data in groups:
             row = _epoch(students, data)
             if number:  # the first loads kernels and allocates memory
-                seconds[row.num_parameters].append(_whole_epoch(row, data.dataset, dataset))
+                seconds[row.num_parameters].append(whole_epoch(row, data.dataset, dataset))
     return {size: median(values) for size, values in seconds.items()}
+
+
+def whole_epoch(row: EpochRow, sample: Dataset, dataset: Dataset) -> float:
+    """Seconds with all images of what was timed with some."""
+    trained = len(sample.train) / row.images_per_second
+    validated = row.seconds - trained
+    return trained * len(dataset.train) / len(sample.train) + validated * len(dataset.val) / len(sample.val)
 
 
 def recorded(run: Path, dataset: Dataset) -> Speed:
@@ -144,13 +151,6 @@ def _residents(trial: Mapping[str, Any], dataset: Dataset, calibration: Calibrat
 
 def _epoch(students: Sequence[Student], data: TrialData) -> EpochRow:
     return advance(students[0], data) if len(students) == 1 else advance_together(students, data)[0]
-
-
-def _whole_epoch(row: EpochRow, sample: Dataset, dataset: Dataset) -> float:
-    """Seconds with all images of what was timed with some."""
-    trained = len(sample.train) / row.images_per_second
-    validated = row.seconds - trained
-    return trained * len(dataset.train) / len(sample.train) + validated * len(dataset.val) / len(sample.val)
 
 
 def _sample(dataset: Dataset, images: int) -> Dataset:
