@@ -37,29 +37,29 @@ def test_a_search_out_of_time_can_go_on(
     long_search: SearchFile, tmp_path: Path, toy_npz: Path, ray_cluster: None
 ) -> None:
     run = tmp_path / "run"
-    state = start(long_search, run, Launch(source=toy_npz, limits=Limits(hours=30 / 3600)), QUIET)
+    in_two_places = Limits(device_hours=40 / 3600)
+    state = start(long_search, run, Launch(source=toy_npz, limits=in_two_places), QUIET)
     assert len(state.unfinished()) == 2
     reached = {trial.number: trial.epoch for trial in state.unfinished()}
     damaged = newest(checkpoints_of(run, 1))
     assert damaged is not None
     (damaged / WEIGHTS).write_bytes(b"damaged")
 
-    used = device_time(read_events(run), long_search.resources).hours()
-    assert 0 < used <= 2 * 30 / 3600
-    state = resume(run, Launch(limits=Limits(device_hours=used + 20 / 3600)), QUIET)
+    with pytest.raises(ConfigError, match=r"has held devices for .* hours in all its launches; allow more"):
+        resume(run, Launch(limits=in_two_places), QUIET)
+    state = resume(run, Launch(limits=Limits(hours=25 / 3600)), QUIET)
     assert state.trials[0].epoch > reached[0]
     assert sorted(state.trials[0].rows) == list(range(1, state.trials[0].epoch + 1))
     assert state.trials[1].end == "failed"
     assert f"{WEIGHTS}: cannot be read as safetensors" in (state.trials[1].error or "")
 
-    first, second = (event for event in read_events(run) if event["event"] == PAUSED)
-    assert (first["limit"], second["limit"]) == (
-        f"--max-hours {30 / 3600:g}",
-        f"--max-device-hours {used + 20 / 3600:g}",
-    )
-    assert second["device_hours"] > used + 20 / 3600 - 1e-4 > first["device_hours"]
-    with pytest.raises(ConfigError, match=r"has held devices for .* hours in all its launches; allow more"):
-        resume(run, Launch(limits=Limits(device_hours=used)), QUIET)
+    events = list(read_events(run))
+    first, second = (event for event in events if event["event"] == PAUSED)
+    assert first["limit"] == f"--max-device-hours {40 / 3600:g}"
+    assert second["limit"] == f"--max-hours {25 / 3600:g}"
+    assert 40 / 3600 - 1e-4 <= first["device_hours"] < second["device_hours"]
+    counted = device_time(events, long_search.resources).hours()
+    assert second["device_hours"] == pytest.approx(counted, abs=1e-3)
 
 
 def test_a_resumed_run_must_find_its_data_unchanged(finished_run: Path, tmp_path: Path) -> None:
