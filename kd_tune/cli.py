@@ -1,6 +1,7 @@
 """The commands of `kd-tune`. Heavy imports happen inside them.
 
-Exit codes: 0 done, 1 internal error, 2 usage or configuration, 3 nothing usable, 75 stopped and can be resumed.
+Exit codes: 0 done, 1 internal error, 2 usage or configuration, 3 nothing usable, 5 the set-up
+is not fit for a search (`doctor`), 75 stopped and can be resumed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from kd_tune.cli_doctor import doctor
 from kd_tune.cli_plan import plan
 from kd_tune.cli_replay import record, replay
 from kd_tune.cli_teacher import teacher_app
@@ -41,7 +43,8 @@ DEFAULT_SEARCH = Path("search_spaces/mnist5k.yaml")
 
 HELP = """Hyperparameter search for knowledge distillation.
 
-Exit codes: 0 done, 2 usage or configuration, 3 no usable trial, 75 stopped and can be resumed."""
+Exit codes: 0 done, 2 usage or configuration, 3 no usable trial, 5 the set-up is not fit (doctor), 75 stopped and can
+be resumed."""
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=HELP
@@ -52,6 +55,7 @@ app.add_typer(data_app, name="data")
 app.command()(plan)
 app.command()(record)
 app.command()(replay)
+app.command()(doctor)
 
 
 class Students(StrEnum):

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kd_tune.ray_token import MODE, has_token, make_token
+
 # `ray start` asks for a token wherever one lies; a driver that joins must then send it, but does so only if told.
-_TOKEN = Path.home() / ".ray" / "auth_token"
-if _TOKEN.exists() or {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-# Read by Ray when it is imported.
+if has_token(os.environ):
+    os.environ.setdefault(MODE, "token")
+# Read by Ray when it is imported. What a search does is sent to nobody unless its user said so.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
@@ -25,6 +26,7 @@ os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been s
 
 import ray
 from ray import tune
+from ray._private import ray_constants
 from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
 
@@ -71,7 +73,7 @@ def connected(address: str | None) -> Iterator[None]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     try:
         if address is None:
-            ray.init(address="local", include_dashboard=False, **options)
+            start_here(**options)
         else:
             package = str(Path(__file__).resolve().parent)
             ray.init(address=address, runtime_env={"py_modules": [package, *user_code.sent_along()]}, **options)
@@ -82,6 +84,32 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def start_here(**options: Any) -> None:
+    """Ray on this machine alone: without a dashboard, with a token, and every socket on 127.0.0.1.
+
+    By default Ray listens on all interfaces even where nobody can join, except on macOS and Windows. What makes the
+    difference is read when Ray is imported, at which time nobody knows yet whether a search joins a cluster.
+
+    Args:
+        options: of `ray.init`.
+
+    Raises:
+        ConfigError: Ray's token cannot be written.
+    """
+    make_token(os.environ)
+    variable = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    others_may_join, given = ray_constants.ENABLE_RAY_CLUSTER, os.environ.pop(variable, None)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ[variable] = "0"  # for the processes that Ray starts
+    try:
+        ray.init(address="local", include_dashboard=False, **options)
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = others_may_join
+        del os.environ[variable]
+        if given is not None:
+            os.environ[variable] = given
 
 
 def fit(
@@ -238,6 +266,12 @@ def check_this_machine(resources: ResourcesConfig) -> None:
     """Raises ConfigError if a Ray of this machine alone could never hold a trial; asked before long preparations."""
     if not ray.is_initialized() and not slots_here(resources):
         raise _too_small(resources, _this_machine())
+
+
+def places(resources: ResourcesConfig) -> int:
+    """How many trials the cluster holds at once, or would if Ray were started here; ConfigError if none."""
+    check_this_machine(resources)
+    return num_slots(resources) if ray.is_initialized() else slots_here(resources)
 
 
 def slots_here(resources: ResourcesConfig) -> int:

@@ -153,7 +153,9 @@ def ray_cluster() -> Iterator[None]:
     """One Ray for all tests that search in this process."""
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    from kd_tune.cluster import start_here
+
+    start_here(num_cpus=2, log_to_driver=False)
     yield
     ray.shutdown()
 
