@@ -105,7 +105,7 @@ Accuracy on the {len(dataset.val):,} validation images, in plain evaluation of o
 {common.table(["weights", "accuracy"], rows)}
 
 On the test images: `benchmarks/README.md`, or `kd-tune teacher measure {name} --dataset {dataset.name}`.
-"""
+"""  # noqa: S608 # prose that begins like SQL
 
 
 def _training(number: int, record: dict[str, Any]) -> str:

@@ -24,34 +24,53 @@ COUNTS = {
 COUNTS |= {"used", "computed"}
 
 
-def render(template: str, **values: Any) -> str:
+class Markdown(str):
+    """Text that is Markdown already; everything else that gets into a page is written as `plain` has it."""
+
+    __slots__ = ()
+
+
+def render(template: str, **values: Any) -> Markdown:
     """A page from one of our templates."""
-    # Markdown, not HTML: tables escape what would break them, in `table`.
-    environment = jinja2.Environment(
+    # S701 asks for HTML's escapes; `finalize` sees every value, and makes it plain text of Markdown.
+    environment = jinja2.Environment(  # noqa: S701
+        finalize=lambda value: value if isinstance(value, Markdown) else plain(value),
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template(template).render(**values)
+    environment.filters["markdown"] = Markdown  # for what a macro made
+    return Markdown(environment.get_template(template).render(**values))
 
 
-def escaped(text: str) -> str:
+def plain(value: object) -> str:
+    """A value that a file may have given, on one line, as text: it makes no HTML, link, picture, code or column."""
+    return re.sub(r"([\\`\[\]<>|])", r"\\\1", " ".join(str(value).split()))
+
+
+def escaped(text: str) -> Markdown:
     """A sentence in which Markdown would find nothing to format, though it holds a file's own names."""
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", text)
+    return Markdown(re.sub(r"([*_])", r"\\\1", plain(text)))
 
 
-def table(frame: pd.DataFrame) -> str:
+def code(text: str, language: str) -> Markdown:
+    """A file as a block of code, which nothing in it can end."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return Markdown(f"{fence}{language}\n{text.rstrip()}\n{fence}")
+
+
+def table(frame: pd.DataFrame) -> Markdown:
     """A table in Markdown; empty if it has no rows."""
     if frame.empty:
-        return ""
+        return Markdown("")
     columns = [str(column) for column in frame.columns]
-    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    lines = ["| " + " | ".join(map(plain, columns)) + " |", "|" + " --- |" * len(columns)]
     for row in frame.itertuples(index=False):
-        cells = (cell(column, value).replace("|", "\\|") for column, value in zip(columns, row, strict=True))
+        cells = (plain(cell(column, value)) for column, value in zip(columns, row, strict=True))
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return Markdown("\n".join(lines))
 
 
 def cell(column: Any, value: Any) -> str:

@@ -19,6 +19,7 @@ from kd_tune.ray_checks import check_telemetry, check_token
 GB = 10**9
 MARKER = ".kd_tune_doctor_"
 COMPUTING = ("python", "ray", "torch", "torchvision", "numpy")  # what a trial loads; the others serve the driver alone
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 # it is measured, not written to
 NVIDIA = Path("/dev/nvidiactl")  # there where its driver is loaded
 
 # A place takes 0.7 GB for torch and some hundred MB of data; two of them and Ray are the least.
@@ -124,7 +125,7 @@ def check_memory(available: int | None) -> Finding:
     return passed("memory", found)
 
 
-def shared_memory(folder: Path = Path("/dev/shm")) -> tuple[int, int]:
+def shared_memory(folder: Path = SHARED_MEMORY) -> tuple[int, int]:
     """Free bytes of shared memory, and how many Ray would like for its objects; both 0 if this system has none."""
     if not folder.is_dir():
         return 0, 0

@@ -212,6 +212,6 @@ def _page(
         epoch=analysis.comparison_epoch(tables),
         pictures=pictures,
         time=duration(float(tables.trials["train_seconds"].sum())),
-        search_file=(tables.folder / SEARCH_FILE).read_text(encoding="utf-8"),
+        search_file=markdown.code((tables.folder / SEARCH_FILE).read_text(encoding="utf-8"), "yaml"),
         errors=markdown.table(tables.trials[tables.trials["error"].notna()][["number", "arm", "error"]]),
     )

@@ -1,0 +1,50 @@
+"""Pages: what a file says is text, whatever it says."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kd_tune import markdown
+
+HOSTILE = "<script>alert(1)</script> [a](javascript:x) ![b](http://example.org/c.png) | `d`\n# e"
+ACTIVE = re.compile(r"(?<!\\)(?:\\\\)*[`\[\]<>|]")  # not behind an odd number of backslashes
+
+
+@given(st.text())
+def test_plain_text_is_one_line_in_which_nothing_is_active(text: str) -> None:
+    for shown in (markdown.plain(text), markdown.escaped(text)):
+        assert not ACTIVE.search(shown)
+        assert len(shown.splitlines()) <= 1
+
+
+def test_cells_and_headers_of_a_table_are_text() -> None:
+    table = markdown.table(pd.DataFrame({HOSTILE: [HOSTILE, 0.5]}))
+    head, rule, *rows = table.splitlines()
+    assert (rule, len(rows)) == ("| --- |", 2)
+    for line in (head, *rows):
+        assert not ACTIVE.search(line.removeprefix("| ").removesuffix(" |"))
+
+
+@pytest.mark.parametrize("text", ["a: 1\n", "a: '```'\n```\n<script>\n", "`````", ""])
+def test_a_block_of_code_ends_where_its_file_ends(text: str) -> None:
+    first, *inside, last = markdown.code(text, "yaml").splitlines()
+    assert first == f"{last}yaml"
+    assert set(last) == {"`"}
+    assert len(last) >= 3
+    assert all(last not in line for line in inside)
+
+
+def test_every_value_of_a_page_is_text_but_what_is_markdown_already() -> None:
+    student = {"name": HOSTILE, "pictures": {"accuracy": "answers_1_accuracy.png"}, "base": HOSTILE}
+    student["pairs"] = markdown.table(pd.DataFrame({"model": [HOSTILE]}))
+    page = markdown.render("answers.md.jinja", students=[student], notes=[HOSTILE, markdown.Markdown("[ours](x)")])
+    assert "[ours](x)" in page
+    assert "(answers_1_accuracy.png)" in page
+    assert "| model |" in page
+    assert "<script>" not in page.replace("\\<script", "")
+    assert "![b]" not in page
