@@ -21,7 +21,7 @@ from kd_tune import __version__, analysis, checkpoint, results
 from kd_tune.catalog import build_network
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import KEPT_CHECKPOINTS, checkpoints_of
-from kd_tune.paths import Record, read_json, read_record, write_json, written_whole
+from kd_tune.paths import Record, file_name, read_json, read_record, write_json, written_whole
 from kd_tune.teacher import InputShape, Normalisation
 
 CONFIG = "config.json"
@@ -131,7 +131,7 @@ def _names(tables: results.RunTables, top: int) -> dict[str, int]:
     for _, trials in analysis.best(tables, top, ended=True).groupby(["arm", "stratum"][: 1 + strata], sort=False):
         for rank, trial in enumerate(trials.to_dict("records"), start=1):
             size = [str(trial["num_parameters"])] if strata else []
-            names["_".join([str(trial["arm"]), *size, str(rank)])] = int(trial["number"])
+            names["_".join([file_name(str(trial["arm"])), *size, str(rank)])] = int(trial["number"])
     return names
 
 
