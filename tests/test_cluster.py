@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+from ray._private import ray_constants
 
-from kd_tune.cluster import connected
+from kd_tune.cluster import connected, start_here
 from kd_tune.errors import ConfigError
 
 
@@ -17,8 +20,13 @@ from kd_tune.errors import ConfigError
 )
 @pytest.mark.parametrize("kind", [Exception, OSError, RuntimeError])
 def test_ray_that_does_not_start_is_a_config_error(
-    kind: type[Exception], address: str | None, message: str, monkeypatch: pytest.MonkeyPatch
+    kind: type[Exception],
+    address: str | None,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # where a token is made first
     cause = kind("The current node timed out during startup.")
 
     def fails(**options: Any) -> None:
@@ -30,3 +38,24 @@ def test_ray_that_does_not_start_is_a_config_error(
         pass
     assert str(caught.value) == f"{message}The current node timed out during startup."
     assert caught.value.__cause__ is cause
+
+
+def test_what_keeps_ray_on_loopback_is_undone_when_it_has_started_or_failed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    variable, seen = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, []
+
+    def fails(**_: Any) -> None:
+        seen.append((ray_constants.ENABLE_RAY_CLUSTER, os.environ[variable]))
+        raise OSError("no port is free")
+
+    monkeypatch.setattr(ray, "init", fails)
+    for given in (None, "1"):
+        monkeypatch.delenv(variable, raising=False)
+        if given is not None:
+            monkeypatch.setenv(variable, given)
+        with pytest.raises(OSError, match="no port is free"):
+            start_here()
+        assert (ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(variable)) == (True, given)
+    assert seen == [(False, "0")] * 2

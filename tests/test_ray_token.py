@@ -34,9 +34,10 @@ def test_a_token_that_is_there_stays(home: Path) -> None:
     make_token({})
     first = token_file({})
     assert first is not None
-    token = first.read_text()
+    token, touched = first.read_text(), first.parent.stat().st_mtime_ns
     make_token({})
     assert first.read_text() == token
+    assert first.parent.stat().st_mtime_ns == touched  # a home that cannot be written does, if it has a token
 
 
 def test_another_search_that_was_faster_keeps_its_token(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
