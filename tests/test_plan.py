@@ -12,7 +12,7 @@ from rich.console import Console
 
 from kd_tune import cli, fills, plan, prepare, speed, teacher
 from kd_tune.data import Dataset
-from kd_tune.errors import ConfigError
+from kd_tune.errors import ConfigError, ExitCode
 from kd_tune.fills import Fill
 from kd_tune.limits import Limits
 from kd_tune.paths import CACHE_VARIABLE, cache_folder
@@ -247,4 +247,4 @@ def test_what_cannot_be_planned_is_refused(
     arguments: tuple[str, ...], message: str, tmp_path: Path, toy_npz: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, said = run_plan(capsys, str(write_search(tmp_path, toy_search())), "--data", str(toy_npz), *arguments)
-    assert (code, message in said) == (cli.USAGE, True)
+    assert (code, message in said) == (ExitCode.USAGE, True)
