@@ -73,9 +73,9 @@ def introduction(parts: Sequence[Part]) -> str:
     each at the rate that is best for it there; each at its own best temperature and rate. The last came when the test
     figures of the first two were known on CIFAR-10: temperature {OURS:g} suits hard labels ill, because this loss
     softens the answers to them too. What is best is chosen on validation images: for the first question by the grid;
-    for the others the best three cells of a student are trained on {num_choosing(one.num_seeds)} more seeds, which may still choose
-    amiss. Then every student is trained on {one.num_seeds} seeds that had no part in the choice, others for every
-    question, and the test set is opened for these, once a question.
+    for the others the best three cells of a student are trained on {num_choosing(one.num_seeds)} more seeds, which may
+    still choose amiss. Then every student is trained on {one.num_seeds} seeds that had no part in the choice, others
+    for every question, and the test set is opened for these, once a question.
 
     Intervals hold 95 %, over seeds and test images (the teacher's over images), each by itself; p-values are adjusted
     for the three pairs of a question (Holm). A claim holds where p is below 0.05; "open" says that so many seeds do not
