@@ -78,8 +78,8 @@ sys.exit(0 if end == "silent" else int(end))
 """
 
 
-# A namespace in which nobody else's process is seen; it ends with its first process.
-OWN_PROCESSES = ("unshare", "--map-root-user", "--pid", "--fork", "--mount-proc")
+# A namespace in which nobody else's process is seen; all of its processes end with the first.
+OWN_PROCESSES = ("unshare", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
 @dataclass(frozen=True)
