@@ -264,7 +264,13 @@ def num_slots(resources: ResourcesConfig) -> int:
 
 def check_this_machine(resources: ResourcesConfig) -> None:
     """Raises ConfigError if a Ray of this machine alone could never hold a trial; asked before long preparations."""
-    if not ray.is_initialized() and not slots_here(resources):
+    if not ray.is_initialized():
+        check_here(resources)
+
+
+def check_here(resources: ResourcesConfig) -> None:
+    """Raises ConfigError if this machine could never hold a trial, whatever Ray this process has joined."""
+    if not slots_here(resources):
         raise _too_small(resources, _this_machine())
 
 

@@ -165,7 +165,7 @@ def make(file: SearchFile, source: Path | None, like: Path | None = None, places
     spaces = check(file)
     here = cluster.slots_here(file.resources)
     if places is None:
-        cluster.check_this_machine(file.resources)
+        cluster.check_here(file.resources)
     source = resolve_source(file.trial["dataset"]["name"], source)
     dataset = load_dataset(file.trial["dataset"], source)
     check_draws(spaces, dataset, file.search.seed)
