@@ -64,7 +64,8 @@ def test_versions_are_held_against_what_kd_tune_asks_for(name: str, required: st
 
 
 def test_a_missing_package_fails_and_an_unknown_kd_tune_is_warned_of() -> None:
-    assert "optuna missing" in check_requirements({"optuna": "==5.0.*"}, FOUND | {"optuna": None}).found
+    missing = check_requirements({"optuna": "==5.0.*"}, FOUND | {"optuna": None})
+    assert (missing.verdict, missing.found) == (FAIL, "optuna missing, but kd_tune asks for optuna==5.0.*")
     assert check_requirements(None, FOUND).verdict is WARN
 
 
