@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from kd_tune import search
+from kd_tune import cluster, search
 from kd_tune.ledger import RunState
 from kd_tune.search_file import SearchFile, Source, parse_search_file
 
@@ -51,9 +51,7 @@ def _ray(num_slots: int) -> Iterator[None]:
     """Ray as `kd_tune.cluster` starts it, but with a given number of CPUs: the concurrency is part of a comparison."""
     import ray
 
-    ray.init(
-        address="local", num_cpus=num_slots, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-    )
+    cluster.start_here(num_cpus=num_slots, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield
     finally:

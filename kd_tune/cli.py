@@ -1,8 +1,4 @@
-"""The commands of `kd-tune`. Heavy imports happen inside them.
-
-Exit codes: 0 done, 1 internal error, 2 usage or configuration, 3 nothing usable, 5 the set-up
-is not fit for a search (`doctor`), 75 stopped and can be resumed.
-"""
+"""The commands of `kd-tune`. Heavy imports happen inside them. How they end: `errors.ExitCode`."""
 
 from __future__ import annotations
 
@@ -43,8 +39,8 @@ DEFAULT_SEARCH = Path("search_spaces/mnist5k.yaml")
 
 HELP = """Hyperparameter search for knowledge distillation.
 
-Exit codes: 0 done, 2 usage or configuration, 3 no usable trial, 5 the set-up is not fit (doctor), 75 stopped and can
-be resumed."""
+Exit codes: 0 done, 2 usage or configuration, 3 no usable trial, 4 done but for trials that errors ended, 5 the machine
+or cluster is not fit, 75 stopped and can be resumed."""
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=HELP

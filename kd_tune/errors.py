@@ -63,4 +63,4 @@ def refused_by_system(error: OSError) -> EnvironmentProblem | None:
     if (mend := _REFUSALS.get(error.errno or 0)) is None:
         return None
     where = os.fspath(error.filename) if error.filename else "a file"
-    return EnvironmentProblem(f"{where!s}: {os.strerror(error.errno or 0)}; {mend}")
+    return EnvironmentProblem(f"{where}: {os.strerror(error.errno or 0)}; {mend}")

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from kd_tune.catalog import canonical_draw
 from kd_tune.config import SchedulerConfig
 from kd_tune.ledger import Event, TrialState
-from kd_tune.records import METRIC, derive_seed
+from kd_tune.records import METRIC
 from kd_tune.scheduler import Referee
 from kd_tune.search_file import SearchFile
-from kd_tune.searcher import is_never_pruned
+from kd_tune.searcher import is_spared
 from kd_tune.space import Space
 
 ORDERS = 500  # plays of a group of trials; fewer of large ones, whose mean needs no more
@@ -62,7 +62,6 @@ def expected_epochs(file: SearchFile, num_trials: int) -> float:
 def lengths_of_arm(file: SearchFile, arm: str, num_trials: int, num_strata: int) -> list[Lengths]:
     """The same for every stratum of a search's arm, with its sampler and its own trials that are never pruned."""
     search = file.search
-    share = 0.0 if search.scheduler.name == "none" else search.scheduler.never_pruned
     learns_after = None
     if search.sampler.name in LEARNING_SAMPLERS:
         learns_after = -(-search.sampler.num_startup_trials // num_strata)
@@ -70,8 +69,7 @@ def lengths_of_arm(file: SearchFile, arm: str, num_trials: int, num_strata: int)
     found = []
     for stratum in range(num_strata):
         size = each + (stratum < rest)
-        offset = derive_seed(search.seed, "never_pruned", arm, stratum) / 2**63
-        spared = [is_never_pruned(index, share, offset) for index in range(size)]
+        spared = [is_spared(search, arm, stratum, index) for index in range(size)]
         num_epochs = file.trial["training"]["num_epochs"]
         found.append(expected_lengths(search.scheduler, num_epochs, size, learns_after, spared) if size else {})
     return found

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-import optuna
-
 from kd_tune import cluster, speed, user_code
 from kd_tune.arms import teachers_of
 from kd_tune.catalog import load_dataset
@@ -21,7 +19,7 @@ from kd_tune.limits import HOUR, Limits, devices_of_place
 from kd_tune.prepare import find_teacher
 from kd_tune.records import DISTIL
 from kd_tune.scheduler import Referee
-from kd_tune.search_checks import check, check_draws, check_sizes, stack_size
+from kd_tune.search_checks import check, check_draws, check_sizes, random_draws, stack_size
 from kd_tune.search_file import SearchFile
 from kd_tune.space import Draw, Space
 from kd_tune.speed import Speed
@@ -174,7 +172,7 @@ def make(file: SearchFile, source: Path | None, like: Path | None = None, places
     if file.search.goal == "front":
         check_sizes(file, students)
     stack = stack_size(file, spaces)
-    draws = _random_draws(space, file.search.seed)
+    draws = list(random_draws(space, file.search.seed, DRAWS))
     if like is not None:
         known = speed.recorded(like, dataset)
     else:
@@ -244,11 +242,6 @@ def _live_teacher(file: SearchFile, dataset: Dataset) -> Path | None:
             "(`kd-tune teacher train`), or give --like RUN"
         )
     return found.folder
-
-
-def _random_draws(space: Space, seed: int) -> list[Draw]:
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed % 2**32))
-    return [space.suggest(study.ask()) for _ in range(DRAWS)]
 
 
 def _three_sizes(draws: Sequence[Draw], students: Students) -> list[Draw]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from kd_tune.errors import ConfigError
 from kd_tune.ranges import Choice
 from kd_tune.records import DISTIL
 from kd_tune.search_file import SearchFile
-from kd_tune.space import Space, to_raw
+from kd_tune.space import Draw, Space, to_raw
 from kd_tune.strata import Students
 from kd_tune.student_sizes import survey
 
@@ -71,15 +71,20 @@ def check_settings(file: SearchFile, spaces: Mapping[str, Space]) -> None:
         raise ConfigError(problems)
 
 
+def random_draws(space: Space, seed: int, count: int) -> Iterator[Draw]:
+    """Draws anywhere in a space, the same for the same seed."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed % 2**32))
+    return (space.suggest(study.ask()) for _ in range(count))
+
+
 def check_draws(spaces: Mapping[str, Space], dataset: Dataset, seed: int) -> None:
     """Binds a couple of hundred random draws of every arm to the data set; ConfigError if one cannot be trained."""
     problems: set[str] = set()
     rehearsed: set[tuple[str, str]] = set()
     built: set[str] = set()
     for space in spaces.values():
-        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed % 2**32))
-        for _ in range(CHECKED_DRAWS if space.parameters() else 1):
-            trial = space.fill(space.suggest(study.ask()))
+        for draw in random_draws(space, seed, CHECKED_DRAWS if space.parameters() else 1):
+            trial = space.fill(draw)
             names = trial["student"]["name"], trial["objective"]["name"]
             try:
                 check_fit(TrainingConfig.model_validate(trial["training"]), dataset)

@@ -9,11 +9,12 @@ from typing import Any
 
 from kd_tune import cluster, soft_targets, teacher
 from kd_tune.arms import teachers_of
-from kd_tune.catalog import architecture_of, load_dataset
+from kd_tune.catalog import load_dataset
 from kd_tune.config import ResourcesConfig
 from kd_tune.data import Dataset, resolve_source
 from kd_tune.errors import ConfigError
 from kd_tune.findings import Finding, failed, passed, warned
+from kd_tune.prepare import network_of
 from kd_tune.ranges import branch_name
 from kd_tune.search_checks import check
 from kd_tune.search_file import SearchFile
@@ -65,8 +66,7 @@ def _find(section: Mapping[str, Any], dataset: Dataset) -> Path | None:
     if "weights" in section:
         path = Path(os.path.expanduser(section["weights"]))
         return path if teacher.exists(path) else None
-    architecture = {"name": section["of"]} if section["name"] == "permuted" else architecture_of(section)
-    return teacher.find(architecture, dataset)
+    return teacher.locate(network_of(section), dataset)
 
 
 def _not_made_yet(name: str, section: Mapping[str, Any], dataset: Dataset) -> Finding:

@@ -46,6 +46,12 @@ def is_never_pruned(index: int, share: float, offset: float) -> bool:
     return math.floor((index + 1) * share + offset) > math.floor(index * share + offset)
 
 
+def is_spared(config: SearchConfig, arm: str, stratum: int, index: int) -> bool:
+    """Whether a search never prunes trial `index`, from 0, of an arm's stratum."""
+    share = 0.0 if config.scheduler.name == "none" else config.scheduler.never_pruned
+    return is_never_pruned(index, share, derive_seed(config.seed, "never_pruned", arm, stratum) / 2**63)
+
+
 def points_of_arm(points: Sequence[Draw], space: Space) -> list[Draw]:
     """The search's points to start from, cut to the parameters that an arm has."""
     known = space.parameters()
@@ -128,17 +134,15 @@ class SearchProposer:
         return None
 
     def _record(self, arm: str, draw: Draw) -> TrialState:
-        state, scheduler, number = self._run.state, self._config.scheduler, len(self._run.state.trials)
+        state, number = self._run.state, len(self._run.state.trials)
         stratum = self._stratum_of(draw)
         index = sum(trial.stratum == stratum for trial in state.of_arm(arm))
-        share = 0.0 if scheduler.name == "none" else scheduler.never_pruned
-        offset = derive_seed(self._config.seed, "never_pruned", arm, stratum) / 2**63
         self._run.record(
             records.PROPOSED,
             trial=number,
             arm=arm,
             stratum=stratum,
-            never_pruned=is_never_pruned(index, share, offset),
+            never_pruned=is_spared(self._config, arm, stratum, index),
             draw=draw,
             config=self._spaces[arm].fill(draw),
         )
