@@ -5,7 +5,8 @@ Claim: a device that trains 64 students in a stack hardly ever waits for Ray Tun
 How: a search through Ray with one host of 64 trials, pruned by rungs, so that trials end and others take their places.
 In the host, training is replaced by sleep: --rates student epochs a second, whatever the stack's size, which is what
 a GPU of that rate would take; validation accuracies are made up. Everything else is real: clients, reports, sampler,
-rungs, ledger, checkpoints. From the first row to the last, the share is 1 - (seconds slept) / (wall clock).
+rungs, ledger, checkpoints, TensorBoard's files. The share is 1 - (seconds slept) / (wall clock), from the first
+moment at which all places have a trial that has reported an epoch to the last proposal, so while the host is full.
 Start-up, in which Ray starts 64 processes, is told apart.
 
     python benchmarks/ray_share.py
@@ -24,7 +25,7 @@ from unittest import mock
 import common
 import on_ray
 
-from kd_tune import cluster
+from kd_tune import cluster, records
 from kd_tune.ledger import read_events
 from kd_tune.records import EpochRow
 from kd_tune.trainable import Host, RunContext
@@ -92,20 +93,20 @@ def measure(rate: float, arguments: argparse.Namespace) -> dict[str, Any]:
         run = Path(folder) / "run"
         began = time.time()
         state = on_ray.run_search(raw_search(arguments), run, None, 1)
-        events = [event for event in read_events(run) if event["event"] == "epoch"]
-    return figures(events, began) | {"trials": len(state.trials)}
+        return figures(list(read_events(run)), began, arguments.residents) | {"trials": len(state.trials)}
 
 
-def figures(events: Sequence[Mapping[str, Any]], began: float) -> dict[str, Any]:
-    """Of a search's epochs; those that were there at the first one's moment are not in what is counted."""
-    first, last = events[0]["time"], events[-1]["time"]
-    counted = [event["seconds"] for event in events if event["time"] > first]
-    wall = last - first
+def figures(events: Sequence[Mapping[str, Any]], began: float, residents: int) -> dict[str, Any]:
+    """Of a search's ledger, while its host is full."""
+    epochs = [event for event in events if event["event"] == records.EPOCH]
+    first = next(event["time"] for event in epochs if event["trial"] == residents - 1)
+    last = max(event["time"] for event in events if event["event"] == records.PROPOSED)
+    counted = [event["seconds"] for event in epochs if first < event["time"] <= last]
     return {
         "start_seconds": round(first - began, 1),
-        "wall_seconds": round(wall, 2),
+        "wall_seconds": round(last - first, 2),
         "epochs": len(counted),
-        "share": round(1 - sum(counted) / wall, 4),
+        "share": round(1 - sum(counted) / (last - first), 4),
     }
 
 
@@ -148,7 +149,7 @@ def report(result: dict[str, Any], arguments: argparse.Namespace) -> str:
         )
         for one in result["rates"]
     ]
-    header = ("student epochs a second", "Ray Tune's share", "range", "epochs", "seconds", "seconds before the first")
+    header = ("student epochs a second", "Ray Tune's share", "range", "epochs", "seconds", "seconds until it is full")
     return f"""
 # What {arguments.residents} resident trials lose to Ray Tune
 
@@ -156,7 +157,8 @@ def report(result: dict[str, Any], arguments: argparse.Namespace) -> str:
 
 Medians of {arguments.rounds} searches each. {arguments.trials} trials of up to {arguments.epochs} epochs, TPE and
 rungs, one host, training replaced by sleep at the rate of the first column. The share is that of the wall clock from
-the first row to the last in which the host did not sleep: clients, reports, sampler, rungs, ledger, checkpoints.
+the moment when the host is full to the last proposal, in which it did not sleep: clients, reports, sampler, rungs,
+ledger, checkpoints, TensorBoard's files.
 
 {common.conditions_markdown(result["conditions"])}
 """

@@ -15,7 +15,7 @@ PATIENCE = 10.0  # seconds after the first host has answered; hosts that start t
 
 
 def follow_trial(config: dict[str, Any], hosts: Sequence[ActorHandle[Any]], stack: int) -> None:
-    """One Ray Tune trial: reports a row an epoch, with `epoch` as TensorBoard's step.
+    """One Ray Tune trial: reports a row an epoch.
 
     Args:
         config: the proposal.
@@ -29,7 +29,7 @@ def follow_trial(config: dict[str, Any], hosts: Sequence[ActorHandle[Any]], stac
         answered = 0
         while rows := ray.get(host.rows.remote(number, answered)):
             for row in rows:
-                tune.report(row.to_metrics() | {"timesteps_total": row.epoch})
+                tune.report(row.to_metrics())
                 answered = row.epoch
     finally:
         host.leave.remote(number)

@@ -20,6 +20,9 @@ if has_token(os.environ):
 # Read by Ray when it is imported. What a search does is sent to nobody unless its user said so.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+# TensorBoard is told by us (`tensorboard_log`), and of Ray's snapshots nothing is read.
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", str(10**9))
 os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
 # Clients take no core, and Ray would call it suspicious that there are more of them than cores.
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started on node")

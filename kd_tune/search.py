@@ -45,6 +45,7 @@ from kd_tune.searcher import Proposer, RunSearcher, SearchProposer
 from kd_tune.space import Space
 from kd_tune.strata import Students
 from kd_tune.strict_yaml import dump_yaml
+from kd_tune.tensorboard_log import TensorBoardLog
 from kd_tune.trainable import RunContext
 from kd_tune.warm_start import EarlierRun, check_equal, read_earlier, record_known
 from kd_tune.watch import watching
@@ -268,8 +269,11 @@ def run_trials(
             _record_start(run, file, students, slots, launch.extend)
             how = f"{slots.places}; {stacks_in_words(slots.stack, file, spaces)}"
             _announce(run, file, referee, how, console)
-            with watching(console, run.state, num_epochs, prunes=bool(referee.epochs)) as watch:
-                run.listeners += [watch] if retrainings else [_CheckpointKeeper(run.folder), watch]
+            with (
+                watching(console, run.state, num_epochs, prunes=bool(referee.epochs)) as watch,
+                closing(TensorBoardLog(run.folder)) as curves,
+            ):
+                run.listeners += [watch, curves] if retrainings else [_CheckpointKeeper(run.folder), watch, curves]
                 with suppress(KeyboardInterrupt):  # recorded as a pause, like one that Tune took notice of
                     proposer = retrainings or SearchProposer(run, spaces, file.search, students)
                     searcher = RunSearcher(run, proposer)

@@ -68,7 +68,7 @@ class RunContext:
 
 
 def train_trial(config: dict[str, Any], context: RunContext) -> None:
-    """One Ray Tune trial: reports a row an epoch, with `epoch` as TensorBoard's step."""
+    """One Ray Tune trial: reports a row an epoch."""
     from kd_tune import host, user_code
 
     user_code.allow(*context.allowed)
@@ -76,7 +76,7 @@ def train_trial(config: dict[str, Any], context: RunContext) -> None:
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
     device = "cuda" if ray.get_gpu_ids() else "cpu"
     for row in host.open_trial(context.assignment(config, device)):
-        tune.report(row.to_metrics() | {"timesteps_total": row.epoch})
+        tune.report(row.to_metrics())
 
 
 class Host:
