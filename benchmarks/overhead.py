@@ -20,15 +20,17 @@ round.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
+from unittest import mock
 
 import common
 import numpy as np
@@ -38,6 +40,7 @@ from kd_tune import host, records
 from kd_tune.catalog import load_dataset
 from kd_tune.ledger import read_events
 from kd_tune.records import Assignment, TeacherPlace
+from kd_tune.scheduler import RunScheduler
 from kd_tune.search_checks import check
 from kd_tune.trainable import RunContext
 
@@ -207,7 +210,8 @@ def both_sides(name: str, workload: Workload, folder: Path, ray_first: bool) -> 
 
 def run_on_ray(workload: Workload, folder: Path) -> list[Timeline]:
     """The search; rows are timed by the ledger, when the driver has them."""
-    on_ray.run_search(workload.raw, folder, workload.source, workload.slots)
+    with noting_processes() as trials_by_process:
+        on_ray.run_search(workload.raw, folder, workload.source, workload.slots)
     times: dict[int, list[float]] = {}
     seconds: dict[int, list[float]] = {}
     for event in read_events(folder):
@@ -215,7 +219,7 @@ def run_on_ray(workload: Workload, folder: Path) -> list[Timeline]:
             times.setdefault(event["trial"], []).append(event["time"])
             seconds.setdefault(event["trial"], []).append(event["seconds"])
     timelines = []
-    for trials in trials_by_process(folder).values():
+    for trials in trials_by_process.values():
         order = sorted(trials, key=lambda number: times[number][0])
         timelines.append(Timeline([times[number] for number in order], [seconds[number] for number in order]))
     if len(timelines) != workload.slots:
@@ -223,13 +227,20 @@ def run_on_ray(workload: Workload, folder: Path) -> list[Timeline]:
     return timelines
 
 
-def trials_by_process(folder: Path) -> dict[int, list[int]]:
-    """Which trials an actor ran, from the files that Ray writes beside the ledger."""
+@contextmanager
+def noting_processes() -> Iterator[dict[int, list[int]]]:
+    """Which trials each of Ray's processes reports on while the body runs."""
     found: dict[int, list[int]] = {}
-    for path in sorted(folder.glob("ray/*/*/result.json")):
-        row = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
-        found.setdefault(row["pid"], []).append(row["config"]["number"])
-    return found
+    report = RunScheduler.on_trial_result
+
+    def note(scheduler: RunScheduler, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        trials = found.setdefault(result["pid"], [])
+        if trial.config["number"] not in trials:
+            trials.append(trial.config["number"])
+        return report(scheduler, controller, trial, result)
+
+    with mock.patch.object(RunScheduler, "on_trial_result", note):
+        yield found
 
 
 def run_bare(workload: Workload, folder: Path) -> list[Timeline]:

@@ -196,8 +196,8 @@ def test_tensorboard_shows_scalars_by_epoch_and_hyperparameters(finished_run: Pa
         tags = ask(f"{address}/data/plugin/scalars/tags", 60, lambda found: len(found) == NUM_TRIALS)
         best = int(analysis.best(results.read(finished_run))["number"][0])
         run = next(name for name in tags if name.endswith(f"{best:04d}_distil"))
-        assert {"ray/tune/val_accuracy", "ray/tune/train_loss", "ray/tune/val_ece"} <= set(tags[run])
-        scalars = ask(f"{address}/data/plugin/scalars/scalars?run={run}&tag=ray/tune/val_accuracy", 10, bool)
+        assert {"validation/accuracy", "train/loss", "train/learning_rate", "time/seconds"} <= set(tags[run])
+        scalars = ask(f"{address}/data/plugin/scalars/scalars?run={run}&tag=validation/accuracy", 10, bool)
         rows = replay(finished_run).trials[best].rows
         # TensorBoard stores float32.
         assert [step for _, step, _ in scalars] == sorted(rows)
@@ -216,9 +216,8 @@ def test_tensorboard_shows_a_search_that_is_running(tmp_path: Path, toy_npz: Pat
     run = tmp_path / "runs" / "toy"
     launch.wait_for_epochs(run, 20)
     with tensorboard(run) as address:
-        # Ray writes its logs to the run's folder every ten seconds or so, hyperparameters when a trial ends.
         scalars = ask(f"{address}/data/plugin/scalars/tags", 90, lambda found: any(found.values()))
-        assert any("ray/tune/val_accuracy" in tags for tags in scalars.values())
+        assert any("validation/accuracy" in tags for tags in scalars.values())
         hparams = f"{address}/data/plugin/hparams/experiment"
         experiment = ask(hparams, 90, lambda found: found.get("hparamInfos"), body={})
         assert "optimizer.lr" in {info["name"] for info in experiment["hparamInfos"]}
