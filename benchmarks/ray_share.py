@@ -5,9 +5,10 @@ Claim: a device that trains 64 students in a stack hardly ever waits for Ray Tun
 How: a search through Ray with one host of 64 trials, pruned by rungs, so that trials end and others take their places.
 In the host, training is replaced by sleep: --rates student epochs a second, whatever the stack's size, which is what
 a GPU of that rate would take; validation accuracies are made up. Everything else is real: clients, reports, sampler,
-rungs, ledger, checkpoints, TensorBoard's files. The share is 1 - (seconds slept) / (wall clock), from the first
-moment at which all places have a trial that has reported an epoch to the last proposal, so while the host is full.
-Start-up, in which Ray starts 64 processes, is told apart.
+rungs, ledger, checkpoints, TensorBoard's files. The share is 1 - (seconds slept) / (wall clock), while the host is
+full: from its first epoch, before which it waits for all 64, to the last proposal. A part of it is the host's own
+work, taking in students and writing checkpoints; the rest is what it waits, for Ray Tune or for a core. Start-up is
+told apart: Ray starts 64 processes, of some 2 core seconds each.
 
     python benchmarks/ray_share.py
 """
@@ -16,8 +17,9 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -29,6 +31,8 @@ from kd_tune import cluster, records
 from kd_tune.ledger import read_events
 from kd_tune.records import EpochRow
 from kd_tune.trainable import Host, RunContext
+
+WORK = "host_work.txt"
 
 
 def main() -> None:
@@ -58,10 +62,11 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def sleeping_host(seconds: float) -> type[Host]:
-    """A host whose students' epochs take so long and teach nothing.
+def sleeping_host(seconds: float, residents: int) -> type[Host]:
+    """A host whose students' epochs take so long and teach nothing, and which begins when it has so many.
 
-    Ray sends clients the class: what it needs is imported in the host alone, or they would load torch too.
+    It notes how long it admits students and writes checkpoints. Ray sends clients the class: what it needs is imported
+    in the host alone, or they would load torch too.
     """
 
     class SleepingHost(Host):
@@ -69,7 +74,14 @@ def sleeping_host(seconds: float) -> type[Host]:
             from kd_tune import stacked_host
             from kd_tune.engine import Evaluation, row_of
 
+            full = threading.Event()
+            work = (Path(context.folder) / WORK).open("w", buffering=1)
+
             def sleep(students: Sequence[Any], data: Any) -> list[EpochRow]:
+                while not full.is_set():
+                    time.sleep(0.01)
+                    if self.load(0)[1] == residents:
+                        full.set()
                 began = time.perf_counter()
                 time.sleep(seconds * len(students))
                 share = (time.perf_counter() - began) / len(students)
@@ -81,7 +93,17 @@ def sleeping_host(seconds: float) -> type[Host]:
                     rows.append(row_of(student, {"cross_entropy": 1.0}, judged, share, share, len(data.labels)))
                 return rows
 
+            def timed(method: Callable[..., None]) -> Callable[..., None]:
+                def call(*arguments: Any) -> None:
+                    began = time.perf_counter()
+                    method(*arguments)
+                    work.write(f"{time.time()} {time.perf_counter() - began}\n")
+
+                return call
+
             stacked_host.advance_together = sleep
+            for name in ("_admit", "_give_out"):
+                setattr(stacked_host.StackedHost, name, timed(getattr(stacked_host.StackedHost, name)))
             super().__init__(context)
 
     return SleepingHost
@@ -89,24 +111,30 @@ def sleeping_host(seconds: float) -> type[Host]:
 
 def measure(rate: float, arguments: argparse.Namespace) -> dict[str, Any]:
     """One search."""
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(cluster, "Host", sleeping_host(1 / rate)):
+    host = sleeping_host(1 / rate, arguments.residents)
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(cluster, "Host", host):
         run = Path(folder) / "run"
         began = time.time()
         state = on_ray.run_search(raw_search(arguments), run, None, 1)
-        return figures(list(read_events(run)), began, arguments.residents) | {"trials": len(state.trials)}
+        work = [tuple(map(float, line.split())) for line in (run / WORK).read_text(encoding="ascii").splitlines()]
+        return figures(list(read_events(run)), work, began) | {"trials": len(state.trials)}
 
 
-def figures(events: Sequence[Mapping[str, Any]], began: float, residents: int) -> dict[str, Any]:
-    """Of a search's ledger, while its host is full."""
+def figures(events: Sequence[Mapping[str, Any]], work: Sequence[tuple[float, ...]], began: float) -> dict[str, Any]:
+    """Of a search's ledger and its host's work; what is slept before the first row's moment is before the count."""
     epochs = [event for event in events if event["event"] == records.EPOCH]
-    first = next(event["time"] for event in epochs if event["trial"] == residents - 1)
+    first = epochs[0]["time"]
     last = max(event["time"] for event in events if event["event"] == records.PROPOSED)
-    counted = [event["seconds"] for event in epochs if first < event["time"] <= last]
+    slept = [event["seconds"] for event in epochs if first < event["time"] <= last]
+    worked = sum(seconds for moment, seconds in work if first < moment <= last)
+    wall = last - first
     return {
         "start_seconds": round(first - began, 1),
-        "wall_seconds": round(last - first, 2),
-        "epochs": len(counted),
-        "share": round(1 - sum(counted) / (last - first), 4),
+        "wall_seconds": round(wall, 2),
+        "epochs": len(slept),
+        "share": round(1 - sum(slept) / wall, 4),
+        "own_share": round(worked / wall, 4),
+        "waiting_share": round(1 - (sum(slept) + worked) / wall, 4),
     }
 
 
@@ -131,6 +159,8 @@ def summary_of(rate: float, rounds: Sequence[Mapping[str, Any]]) -> dict[str, An
     return {
         "rate": rate,
         "share": common.summary([one["share"] for one in mine]),
+        "own_share": common.summary([one["own_share"] for one in mine]),
+        "waiting_share": common.summary([one["waiting_share"] for one in mine]),
         "wall_seconds": common.summary([one["wall_seconds"] for one in mine], 1),
         "start_seconds": common.summary([one["start_seconds"] for one in mine], 1),
         "epochs": common.summary([one["epochs"] for one in mine], 0),
@@ -143,13 +173,24 @@ def report(result: dict[str, Any], arguments: argparse.Namespace) -> str:
             f"{one['rate']:g}",
             f"{one['share']['median']:.1%}",
             f"{one['share']['min']:.1%} to {one['share']['max']:.1%}",
+            f"{one['own_share']['median']:.1%}",
+            f"{one['waiting_share']['median']:.1%}",
             one["epochs"]["median"],
             f"{one['wall_seconds']['median']:.0f}",
             f"{one['start_seconds']['median']:.0f}",
         )
         for one in result["rates"]
     ]
-    header = ("student epochs a second", "Ray Tune's share", "range", "epochs", "seconds", "seconds until it is full")
+    header = (
+        "student epochs a second",
+        "not training",
+        "range",
+        "own work",
+        "waiting",
+        "epochs",
+        "seconds",
+        "seconds until it is full",
+    )
     return f"""
 # What {arguments.residents} resident trials lose to Ray Tune
 
@@ -157,8 +198,8 @@ def report(result: dict[str, Any], arguments: argparse.Namespace) -> str:
 
 Medians of {arguments.rounds} searches each. {arguments.trials} trials of up to {arguments.epochs} epochs, TPE and
 rungs, one host, training replaced by sleep at the rate of the first column. The share is that of the wall clock from
-the moment when the host is full to the last proposal, in which it did not sleep: clients, reports, sampler, rungs,
-ledger, checkpoints, TensorBoard's files.
+its first epoch, when it is full, to the last proposal, in which it did not sleep: clients, reports, sampler, rungs,
+ledger, checkpoints, TensorBoard's files. Own work is the host's: it takes in students and writes checkpoints.
 
 {common.conditions_markdown(result["conditions"])}
 """
