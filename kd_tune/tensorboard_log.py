@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event as LoggedEvent
+from tensorboard.compat.proto.event_pb2 import SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -35,15 +36,14 @@ class TensorBoardLog:
     def __init__(self, folder: Path) -> None:
         self._folder = folder / FOLDER
         self._writers: dict[int, EventFileWriter] = {}
+        self._attempts: dict[int, int] = {}
 
     def __call__(self, event: Event, state: RunState) -> None:
         kind = event["event"]
         if kind == records.PROPOSED:
             self._writer_of(state.trials[event["trial"]])
         elif kind == records.EPOCH:
-            values = [Summary.Value(tag=_tag(name), simple_value=value) for name, value in _curves(event).items()]
-            logged = LoggedEvent(wall_time=event["time"], step=event["epoch"], summary=Summary(value=values))
-            self._writer_of(state.trials[event["trial"]]).add_event(logged)
+            self._write_epoch(event, state.trials[event["trial"]])
         elif kind == records.STOPPED and event["trial"] in self._writers:
             self._writers.pop(event["trial"]).close()
 
@@ -51,6 +51,14 @@ class TensorBoardLog:
         """Writes what is still queued."""
         while self._writers:
             self._writers.popitem()[1].close()
+
+    def _write_epoch(self, event: Event, trial: TrialState) -> None:
+        writer, about = self._writer_of(trial), {"wall_time": event["time"], "step": event["epoch"]}
+        if self._attempts.get(trial.number) != trial.attempt:  # what an earlier one wrote from here on is forgotten
+            self._attempts[trial.number] = trial.attempt
+            writer.add_event(LoggedEvent(**about, session_log=SessionLog(status=SessionLog.START)))
+        values = [Summary.Value(tag=_tag(name), simple_value=value) for name, value in _curves(event).items()]
+        writer.add_event(LoggedEvent(**about, summary=Summary(value=values)))
 
     def _writer_of(self, trial: TrialState) -> EventFileWriter:
         """The open file of a trial; a new one begins with its hyperparameters."""
