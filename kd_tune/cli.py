@@ -17,6 +17,7 @@ from kd_tune.cli_plan import plan
 from kd_tune.cli_replay import record, replay
 from kd_tune.cli_teacher import teacher_app
 from kd_tune.errors import ConfigError, ExitCode, refused_by_system
+from kd_tune.signals import Stop, end_at_once, handled
 from kd_tune.terminal import (
     AddressOption,
     AllowOption,
@@ -39,8 +40,9 @@ DEFAULT_SEARCH = Path("search_spaces/mnist5k.yaml")
 
 HELP = """Hyperparameter search for knowledge distillation.
 
-Exit codes: 0 done, 2 usage or configuration, 3 no usable trial, 4 done but for trials that errors ended, 5 the machine
-or cluster is not fit, 75 stopped and can be resumed."""
+Exit codes: 0 done, 2 usage or configuration, 3 no usable trial, 4 done but for trials that errors ended, 5 the
+machine or cluster is not fit, 75 stopped (Ctrl-C, SIGTERM, a limit) and can be resumed, 130 ended at once by a second
+Ctrl-C."""
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=HELP
@@ -219,7 +221,7 @@ def parse_values(texts: list[str]) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None, command: str | None = None, name: str | None = None) -> Any:
-    """Runs a command line; turns errors that a person can mend into a message and an exit code.
+    """Runs a command line; turns errors that a person can mend, Ctrl-C and SIGTERM into a message and an exit code.
 
     Args:
         arguments: of the command line; None: this process's.
@@ -229,13 +231,26 @@ def main(arguments: list[str] | None = None, command: str | None = None, name: s
     os.umask(0o077)
     program: Any = typer.main.get_command(app)
     try:
-        return (program if command is None else program.commands[command])(args=arguments, prog_name=name)
+        with handled(again=end_at_once) as stop:
+            return _call(program if command is None else program.commands[command], arguments, name, stop)
     except ConfigError as error:
         _end_with(error)
     except OSError as error:
         if (problem := refused_by_system(error)) is None:
             raise
         _end_with(problem)
+
+
+def _call(program: Any, arguments: list[str] | None, name: str | None, stop: Stop) -> Any:
+    """Runs a command; one that knows no better way to end when it is stopped ends here."""
+    try:
+        return program(args=arguments, prog_name=name)
+    except SystemExit as end:
+        # What click makes of a KeyboardInterrupt.
+        if not (stop.asked and end.code == ExitCode.ENDED_AT_ONCE):
+            raise
+    print("stopped; the same command starts again", file=sys.stderr)
+    sys.exit(ExitCode.RESUMABLE)
 
 
 def _end_with(error: ConfigError) -> NoReturn:

@@ -23,6 +23,7 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 # TensorBoard is told by us (`tensorboard_log`), and of Ray's snapshots nothing is read.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", str(10**9))
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # ours tells it (`_stops_tell_tune`)
 os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
 # Clients take no core, and Ray would call it suspicious that there are more of them than cores.
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started on node")
@@ -33,7 +34,7 @@ from ray._private import ray_constants
 from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
 
-from kd_tune import records, user_code
+from kd_tune import records, signals, user_code
 from kd_tune.client import follow_trial
 from kd_tune.config import ResourcesConfig
 from kd_tune.errors import ConfigError, EnvironmentProblem
@@ -127,7 +128,7 @@ def fit(
     """Gives Ray everything that a run still has to do; returns when it is done, interrupted, or at a limit."""
     left = run.state.num_left()
     slots = replace(slots, places=min(slots.places, left))
-    with _trainable(file.resources, context, slots) as trainable, _signals():
+    with _trainable(file.resources, context, slots) as trainable, _stops_tell_tune():
         _tuner(trainable, run, file, searcher, scheduler, slots, left, allowance).fit()
 
 
@@ -191,21 +192,26 @@ def _trainable(resources: ResourcesConfig, context: RunContext, slots: Slots) ->
 
 
 @contextmanager
-def _signals() -> Iterator[None]:
-    """Ray's handler of SIGINT lets a search save and end; SIGTERM, which cluster schedulers send, does the same here.
+def _stops_tell_tune() -> Iterator[None]:
+    """While Tune trains, a first signal lets it save and end, which is what it does at SIGUSR1.
 
-    Both handlers are put back: Ray takes its own away only after a first signal.
+    Its handler of that signal is taken away afterwards, because Tune leaves it.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+    before = signal.getsignal(signal.SIGUSR1)
+
+    def tell() -> None:
+        if signal.getsignal(signal.SIGUSR1) is before:  # Tune has not begun
+            signals.interrupt()
+        signal.raise_signal(signal.SIGUSR1)
+
+    with signals.handled(again=signals.interrupt) as stop:
+        stop.gently = tell
+        try:
+            yield
+        finally:
+            stop.gently = signals.interrupt
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGUSR1, before if before is not None else signal.SIG_DFL)
 
 
 class _LimitStopper(Stopper):

@@ -17,6 +17,7 @@ class ExitCode(IntEnum):
     PARTIAL = 4  # all was done, and errors ended some of the trials
     ENVIRONMENT = 5  # the machine or the cluster: no disk space, no permission, no Ray
     RESUMABLE = 75  # stopped; the command that it names goes on (sysexits.h: EX_TEMPFAIL)
+    ENDED_AT_ONCE = 130  # a second Ctrl-C or SIGTERM while it was stopping; what was recorded stays
 
 
 class ConfigError(Exception):
