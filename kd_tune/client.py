@@ -9,7 +9,9 @@ from typing import Any
 import ray
 from ray import tune
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError
+
+from kd_tune.failures import LOST_HOST
 
 PATIENCE = 10.0  # seconds after the first host has answered; hosts that start together differ by less
 
@@ -24,13 +26,15 @@ def follow_trial(config: dict[str, Any], hosts: Sequence[ActorHandle[Any]], stac
     """
     number = config["number"]
     host = hosts[choose_host(hosts, number, stack, config.get("repeat"))]
-    ray.get(host.open.remote(config))
     try:
+        ray.get(host.open.remote(config))
         answered = 0
         while rows := ray.get(host.rows.remote(number, answered)):
             for row in rows:
                 tune.report(row.to_metrics())
                 answered = row.epoch
+    except (RayActorError, OutOfMemoryError) as error:
+        raise RuntimeError(LOST_HOST) from error
     finally:
         host.leave.remote(number)
 

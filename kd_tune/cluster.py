@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,20 +33,29 @@ os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been s
 import ray
 from ray import tune
 from ray._private import ray_constants
+from ray.air.execution._internal import actor_manager
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune import Callback, Stopper
+from ray.tune.execution import tune_controller
 from ray.tune.experiment import Trial
 
 from kd_tune import records, signals, user_code
 from kd_tune.client import follow_trial
 from kd_tune.config import ResourcesConfig
 from kd_tune.errors import ConfigError, EnvironmentProblem
-from kd_tune.ledger import Run
+from kd_tune.failures import LOST, explain
+from kd_tune.ledger import Run, checkpoints_of
 from kd_tune.limits import Allowance
 from kd_tune.records import METRIC
 from kd_tune.scheduler import RunScheduler
 from kd_tune.search_file import SearchFile
 from kd_tune.searcher import RunSearcher
 from kd_tune.trainable import Host, RunContext, train_trial
+from kd_tune.watchdog import take_mark
+
+# Ray's memory monitor ends a worker with an error of its own, at which Tune would end the whole search.
+for module in (actor_manager, tune_controller):
+    vars(module)["RayActorError"] = (RayActorError, OutOfMemoryError)
 
 CLIENT_MEMORY = 200e6  # bytes of a trial that only reports
 
@@ -126,10 +137,9 @@ def fit(
     allowance: Allowance,
 ) -> None:
     """Gives Ray everything that a run still has to do; returns when it is done, interrupted, or at a limit."""
-    left = run.state.num_left()
-    slots = replace(slots, places=min(slots.places, left))
+    slots = replace(slots, places=min(slots.places, run.state.num_left()))
     with _trainable(file.resources, context, slots) as trainable, _stops_tell_tune():
-        _tuner(trainable, run, file, searcher, scheduler, slots, left, allowance).fit()
+        _tuner(trainable, run, file, searcher, scheduler, slots, allowance).fit()
 
 
 def _tuner(
@@ -139,7 +149,6 @@ def _tuner(
     searcher: RunSearcher,
     scheduler: RunScheduler,
     slots: Slots,
-    left: int,
     allowance: Allowance,
 ) -> tune.Tuner:
     return tune.Tuner(
@@ -149,7 +158,7 @@ def _tuner(
             mode="max",
             search_alg=searcher,
             scheduler=scheduler,
-            num_samples=left,
+            num_samples=-1,  # the searcher ends; it gives trials that broke again
             max_concurrent_trials=slots.places * slots.stack,  # without it Tune starts a searcher's trials one by one
             reuse_actors=True,
             trial_name_creator=_trial_name,
@@ -158,8 +167,7 @@ def _tuner(
         run_config=tune.RunConfig(
             name=f"launch_{run.state.launches:02d}",
             storage_path=str((run.folder / "ray").resolve()),
-            failure_config=tune.FailureConfig(max_failures=file.search.max_failures),
-            callbacks=[_FailureRecorder(run)],
+            callbacks=[_FailureRecorder(run, file.search.max_failures)],
             stop=_LimitStopper(allowance),
             verbose=0,
         ),
@@ -231,19 +239,38 @@ class _LimitStopper(Stopper):
 
 
 class _FailureRecorder(Callback):
-    """Records why trials broke: those that start again, and those that do not."""
+    """Records why trials broke: those that start again, and those that have done so too often.
 
-    def __init__(self, run: Run) -> None:
+    To Ray a trial that broke has ended; the searcher gives it again, unless its end is recorded. What Ray starts again
+    by itself is what a cluster said that it would take away.
+
+    Args:
+        run: records it.
+        max_failures: times that a trial starts again; one that was lost always does.
+    """
+
+    def __init__(self, run: Run, max_failures: int) -> None:
         self._run = run
+        self._max_failures = max_failures
+        self._failures: Counter[int] = Counter()
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._run.record(records.RETRIED, trial=trial.config["number"], error=_last_error(trial))
+        self._record(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._record(trial)
+
+    def _record(self, trial: Trial) -> None:
         state = self._run.state.trials[trial.config["number"]]
-        self._run.record(
-            records.STOPPED, trial=state.number, reason="failed", epoch=state.epoch, error=_last_error(trial)
-        )
+        failure = explain(_said(trial), take_mark(checkpoints_of(self._run.folder, state.number)))
+        if state.end is not None:  # it broke when it was told to stop
+            return
+        self._failures[state.number] += failure.what != LOST
+        told = {"trial": state.number, "epoch": state.epoch, **failure._asdict()}
+        if self._failures[state.number] > self._max_failures:
+            self._run.record(records.STOPPED, reason="failed", **told)
+        else:
+            self._run.record(records.RETRIED, **told)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray pickles callbacks into its snapshots, which kd_tune never reads
@@ -308,12 +335,12 @@ def _too_small(resources: ResourcesConfig, there: Mapping[str, float]) -> Config
 
 
 def _trial_name(trial: Trial) -> str:
-    return f"{trial.config['number']:04d}_{trial.config['arm']}"
+    retry = trial.config.get("retry")
+    return f"{trial.config['number']:04d}_{trial.config['arm']}" + (f"_retry{retry}" if retry else "")
 
 
-def _last_error(trial: Trial) -> str:
-    """The last line of what went wrong."""
+def _said(trial: Trial) -> str:
+    """What Ray wrote of a trial's last failure."""
     path = trial.error_file
-    lines = [] if path is None else Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
-    said = [line.strip() for line in lines if line.strip()]
-    return said[-1][:500] if said else "Ray gave no reason"
+    said = "" if path is None else Path(path).read_text(encoding="utf-8", errors="replace")
+    return re.split(r"^Failure # \d+ \(occurred at .*\)$", said, flags=re.MULTILINE)[-1]

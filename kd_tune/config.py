@@ -94,7 +94,8 @@ class SearchConfig(Model):
         scheduler: when trials are stopped.
         seed: everything random in the search follows from it.
         points: draws to start from, by parameter name; what a point leaves out is drawn.
-        max_failures: times a trial that broke is started again from its last checkpoint.
+        max_failures: times that a launch starts a trial that broke again, from its last checkpoint; one whose node was
+            lost always starts again.
     """
 
     goal: Literal["best", "front"] = "best"
@@ -132,11 +133,13 @@ class ResourcesConfig(Model):
         gpus_per_trial: a fraction of one GPU, or whole GPUs.
         stack: how many trials share what one would get, and are trained in one step where they can be; left out: as
             many as pay, where the search's students can be trained so.
+        epoch_seconds: an epoch of a trial, or of a stack, that takes longer is taken to hang, and its process is ended.
     """
 
     cpus_per_trial: Annotated[int, Field(ge=1)] = 1
     gpus_per_trial: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
     stack: Annotated[int, Field(ge=1)] | None = None
+    epoch_seconds: Annotated[float, Field(gt=0, le=1e6)] = 3600.0
 
     @field_validator("gpus_per_trial")
     @classmethod

@@ -22,7 +22,7 @@ PROPOSED = "proposed"  # a trial was drawn: number, arm, draw, config
 EPOCH = "epoch"  # a trial reported an epoch
 SPARED = "spared"  # a trial that is never pruned was told to stop, for the first time
 STOPPED = "stopped"  # a trial ended, with its reason
-RETRIED = "retried"  # a trial broke and was started again
+RETRIED = "retried"  # a trial broke and is started again: what it was, as in `failures`, and the error
 EXTENDED = "extended"  # trials were added to every arm
 EXHAUSTED = "exhausted"  # nothing is left to propose for an arm, and why; it ends with the trials that it has
 REOPENED = "reopened"  # a confirmation's trainings that failed go on: their numbers, and the arms' whole quota again
@@ -143,6 +143,8 @@ class Assignment:
         checkpoint_seconds: at the first epoch's end after so many seconds one is written too.
         device: `cpu` or `cuda`.
         threads: threads of this trial on a CPU.
+        epoch_seconds: an epoch that takes longer ends its process, if that is a worker.
+        alone: whether a host trains it by itself up to its next checkpoint; it may have brought the last host down.
     """
 
     number: int
@@ -157,6 +159,8 @@ class Assignment:
     checkpoint_seconds: float = 30.0
     device: str = "cpu"
     threads: int = 1
+    epoch_seconds: float = 3600.0
+    alone: bool = False
 
 
 def derive_seed(*parts: int | str) -> int:

@@ -20,7 +20,6 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 from ray.tune.schedulers import TrialScheduler
-from ray.tune.search import Searcher
 
 from kd_tune import records
 from kd_tune.config import SearchConfig
@@ -84,7 +83,7 @@ class OwnSearch:
 
     def suggest(self) -> tuple[int, Draw] | None:
         number = len(self._run.state.trials)
-        if self._searcher.suggest(str(number)) == Searcher.FINISHED:
+        if not isinstance(self._searcher.suggest(str(number)), dict):
             return None
         return number, self._run.state.trials[number].draw
 

@@ -299,6 +299,7 @@ def _context(
         teachers=teachers,
         checkpoint_epochs=checkpoint_epochs,
         threads=file.resources.cpus_per_trial,
+        epoch_seconds=file.resources.epoch_seconds,
         allowed=(user_code.allowed(), user_code.search_path()),
     )
 

@@ -69,7 +69,7 @@ class Proposer(Protocol):
 
 
 class RunSearcher(Searcher):
-    """Gives Ray a run's trials: first those that can go on, then new ones.
+    """Gives Ray a run's trials: first those that can go on, those that broke in this launch among them, then new ones.
 
     Args:
         run: what is trained.
@@ -81,16 +81,28 @@ class RunSearcher(Searcher):
         self._run = run
         self._proposer = proposer
         self._to_continue = run.state.unfinished()
+        self._given: dict[str, TrialState] = {}
+        self._retries: Counter[int] = Counter()
 
     def suggest(self, trial_id: str) -> Any:
+        while self._to_continue and self._to_continue[0].end is not None:
+            self._to_continue.pop(0)  # it broke once too often
         trial = self._to_continue.pop(0) if self._to_continue else self._proposer.propose()
         if trial is None:
-            return None if self._run.state.num_missing() else Searcher.FINISHED  # None: Ray asks again
-        repeat = {"repeat": trial.repeat} if trial.repeat else {}  # what TensorBoard shows of a search's own is short
-        return {"number": trial.number, "arm": trial.arm, **repeat, **trial.draw}
+            may_come = self._run.state.num_missing() or any(one.end is None for one in self._given.values())
+            return None if may_come else Searcher.FINISHED  # None: Ray asks again
+        self._given[trial_id] = trial
+        # What TensorBoard shows of a search's own is short.
+        marks = {"repeat": trial.repeat, "retry": self._retries[trial.number]}
+        marks = {name: count for name, count in marks.items() if count}
+        return {"number": trial.number, "arm": trial.arm, **marks, **trial.draw}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: the scheduler records why a trial ended, and a callback what broke it."""
+        """Takes a trial that broke back, to give it once more unless its end is recorded by then."""
+        trial = self._given.pop(trial_id, None)
+        if trial is not None and error:
+            self._retries[trial.number] += 1
+            self._to_continue.append(trial)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: what a search needs in order to go on is in its ledger."""

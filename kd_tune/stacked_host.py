@@ -4,6 +4,8 @@ Trials come (`open`), ask for their rows (`rows`) and go (`leave`); meanwhile th
 
 - the least advanced first, so that trials which survived a rung wait for each other there and go on together;
 - with all those whose next epoch shows the same images, as one stack; on a GPU with all of its kind, whatever epoch;
+- by itself whoever was there when its last host died, up to its next checkpoint, so that the one that did it is known;
+- in halves a stack that does not fit into memory, and no larger one from then on;
 - no trial beyond an epoch after which it may be stopped (those with a checkpoint) before its client has asked for the
   row after, for until then nobody knows whether it goes on. Other epochs are trained ahead of the question.
 
@@ -15,7 +17,9 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -23,6 +27,7 @@ from kd_tune.engine import advance
 from kd_tune.host import Training
 from kd_tune.records import Assignment, EpochRow
 from kd_tune.stack import advance_together, images_of, kind_of
+from kd_tune.watchdog import in_hand, take_mark
 
 
 @dataclass
@@ -36,6 +41,7 @@ class _Resident:
         rows: trained, and not fetched yet.
         unanswered: rows that its client may not have reported yet, fetched or not.
         answered: the last epoch after which its client asked for more.
+        alone_until: up to this epoch it is trained by itself.
         ended: whether `rows` holds all that will come.
         error: what broke it.
     """
@@ -46,6 +52,7 @@ class _Resident:
     rows: list[EpochRow] = field(default_factory=list)
     unanswered: list[EpochRow] = field(default_factory=list)
     answered: int = 0
+    alone_until: int = 0
     ended: bool = False
     error: Exception | None = None
 
@@ -70,6 +77,7 @@ class StackedHost:
     def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)
         self._residents: dict[int, _Resident] = {}
+        self._largest: dict[Hashable, int] = {}  # stacks that fit into memory, by kind, where larger ones did not
         self._changed = threading.Condition()
         threading.Thread(target=self._train_for_ever, name="stack", daemon=True).start()
 
@@ -130,19 +138,23 @@ class StackedHost:
             if any(one.training is None for one in residents):
                 self._admit([one for one in residents if one.training is None])
             else:
-                self._train(next_stack(residents))
+                stack = next_stack(residents)
+                self._train(stack[: self._largest.get(stack[0].kind)])
 
     def _admit(self, residents: Iterable[_Resident]) -> None:
         """Makes newcomers' students; those that go on have their checkpoint's row at once."""
         for resident in residents:
+            take_mark(Path(resident.assignment.checkpoints))  # one that nobody came for
             try:
-                training = Training(resident.assignment)
-                kind = kind_of(training.student, training.data)
+                with _watched([resident]):
+                    training = Training(resident.assignment)
+                    kind = kind_of(training.student, training.data)
             except Exception as caught:
                 self._end(resident, caught)
                 continue
             with self._changed:
                 resident.training, resident.kind = training, kind
+                resident.alone_until = _next_checkpoint(resident)
                 resident.rows += training.restored
                 resident.unanswered += training.restored
                 resident.ended |= training.ended
@@ -153,16 +165,26 @@ class StackedHost:
         trainings = [one.training for one in residents if one.training is not None]
         students, data = [one.student for one in trainings], trainings[0].data
         try:
-            rows = [advance(students[0], data)] if residents[0].kind is None else advance_together(students, data)
+            with _watched(residents):
+                rows = [advance(students[0], data)] if residents[0].kind is None else advance_together(students, data)
         except Exception as caught:
-            if len(residents) == 1:
-                self._end(residents[0], caught)
-            else:  # one of them broke it: by itself, it will say so
-                for resident in residents:
-                    self._train([resident])
+            broken = caught
+        else:
+            for resident, training, row in zip(residents, trainings, rows, strict=True):
+                self._give_out(resident, training, row)
             return
-        for resident, training, row in zip(residents, trainings, rows, strict=True):
-            self._give_out(resident, training, row)
+        if isinstance(broken, torch.OutOfMemoryError):
+            broken.with_traceback(None)  # its frames hold what did not fit
+        if len(residents) == 1:
+            self._end(residents[0], broken)
+            return
+        parts = [[one] for one in residents]  # one of them broke it: by itself, it will say so
+        if isinstance(broken, torch.OutOfMemoryError):
+            half = -(-len(residents) // 2)
+            self._largest[residents[0].kind] = half
+            parts = [list(residents[:half]), list(residents[half:])]
+        for part in parts:
+            self._train(part)
 
     def _give_out(self, resident: _Resident, training: Training, row: EpochRow) -> None:
         """Lets a resident's client have a row, when its checkpoint is written; nothing is kept of one that has left."""
@@ -196,10 +218,24 @@ def next_stack(residents: Sequence[_Resident]) -> list[_Resident]:
     return min(groups.values(), key=lambda group: min(one.epoch for one in group))
 
 
+def _watched(residents: Sequence[_Resident]) -> AbstractContextManager[None]:
+    """Ends this process if an epoch hangs; a trial that is in hand by itself is marked meanwhile."""
+    one = residents[0].assignment
+    return in_hand(one.epoch_seconds, Path(one.checkpoints) if len(residents) == 1 else None)
+
+
+def _next_checkpoint(resident: _Resident) -> int:
+    """The epoch up to which a newcomer is trained by itself, where it has a checkpoint; 0 if there is no need."""
+    if not resident.assignment.alone or resident.training is None:
+        return 0
+    later = [epoch for epoch in resident.assignment.checkpoint_epochs if epoch > resident.epoch]
+    return min(later, default=resident.training.student.training.num_epochs)
+
+
 def _group_of(resident: _Resident) -> Hashable:
     """Equal for residents that can be trained in one step, and are faster so."""
     assert resident.training is not None
-    if resident.kind is None:
+    if resident.kind is None or resident.epoch < resident.alone_until:
         return resident.assignment.number
     student, data = resident.training.student, resident.training.data
     # On a CPU students with images of their own gain less, and their sums round otherwise than those with common ones.

@@ -19,8 +19,9 @@ from kd_tune.ledger import checkpoints_of
 from kd_tune.ranges import branch_name
 from kd_tune.records import Assignment, EpochRow, TeacherPlace, derive_seed
 from kd_tune.space import Space
+from kd_tune.watchdog import in_hand
 
-_OURS = ("number", "arm", "repeat")
+_OURS = ("number", "arm", "repeat", "retry")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class RunContext:
         teachers: where each teacher's answers are, by `config.branch_name` of its section.
         checkpoint_epochs: the first epoch, so that no trial starts twice; rungs; the last epoch.
         threads: of a trial on a CPU.
+        epoch_seconds: an epoch that takes longer ends its process.
         allowed: the user's packages whose code trials may run, and where to find them.
     """
 
@@ -45,6 +47,7 @@ class RunContext:
     teachers: Mapping[str, TeacherPlace]
     checkpoint_epochs: tuple[int, ...]
     threads: int
+    epoch_seconds: float
     allowed: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
     def assignment(self, config: Mapping[str, Any], device: str) -> Assignment:
@@ -64,6 +67,8 @@ class RunContext:
             checkpoint_epochs=self.checkpoint_epochs,
             device=device,
             threads=self.threads,
+            epoch_seconds=self.epoch_seconds,
+            alone=bool(config.get("retry")),
         )
 
 
@@ -75,7 +80,13 @@ def train_trial(config: dict[str, Any], context: RunContext) -> None:
     # Clean-up that takes longer than Tune's two seconds would turn the next trial of this actor into an error.
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
     device = "cuda" if ray.get_gpu_ids() else "cpu"
-    for row in host.open_trial(context.assignment(config, device)):
+    assignment = context.assignment(config, device)
+    rows = host.open_trial(assignment)
+    while True:
+        with in_hand(assignment.epoch_seconds, Path(assignment.checkpoints)):
+            row = next(rows, None)
+        if row is None:
+            return
         tune.report(row.to_metrics())
 
 

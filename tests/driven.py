@@ -13,7 +13,6 @@ from typing import cast
 
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
-from ray.tune.search import Searcher
 
 from kd_tune import records
 from kd_tune.config import SearchConfig
@@ -88,7 +87,7 @@ class Driven:
         """Fills the slots, and lets one trial report an epoch; False when the search is done."""
         while len(self._running) < self._slots:
             proposal = self._searcher.suggest("")
-            if proposal == Searcher.FINISHED:
+            if not isinstance(proposal, dict):
                 break
             self._running.append(proposal["number"])
         if not self._running:

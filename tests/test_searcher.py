@@ -55,9 +55,9 @@ ONE_CELL = Space({"objective": {"name": "cross_entropy"}})
 
 
 def suggestions(run: Run, config: SearchConfig) -> list[dict[str, Any]]:
-    """What a searcher proposes until it has no more."""
+    """What a searcher proposes until it has no more, unless one that runs breaks."""
     searcher = RunSearcher(run, SearchProposer(run, {"distil": CELLS, "cross_entropy": ONE_CELL}, config))
-    return list(iter(lambda: searcher.suggest("some id"), Searcher.FINISHED))
+    return list(iter(lambda: searcher.suggest("some id"), None))
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -109,6 +109,23 @@ def test_arms_take_turns_by_their_shares() -> None:
         order.append(arm)
         state.trials[len(state.trials)] = TrialState(len(state.trials), arm, {})
     assert order == ["distil", "cross_entropy", "distil", "distil", "cross_entropy", "distil"]
+
+
+def test_a_trial_that_broke_is_given_again_until_its_end_is_recorded(tmp_path: Path) -> None:
+    """So Ray is told that there is no more only when no trial can break any more."""
+    run = Run.create(tmp_path / "run", "search: {}\n", toy_manifest())
+    run.record("started", quota={"cross_entropy": 1})
+    searcher = RunSearcher(run, SearchProposer(run, {"cross_entropy": ONE_CELL}, SearchConfig()))
+    first = searcher.suggest("a")
+    assert searcher.suggest("b") is None
+    searcher.on_trial_complete("a", error=True)
+    assert searcher.suggest("b") == first | {"retry": 1}
+    searcher.on_trial_complete("b", error=True)
+    assert searcher.suggest("c") == first | {"retry": 2}
+    searcher.on_trial_complete("c", error=True)
+    run.record("stopped", trial=0, reason="failed")
+    assert searcher.suggest("d") == Searcher.FINISHED
+    run.close()
 
 
 def test_what_ray_pickles_holds_nothing_of_the_run(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from kd_tune import checkpoint, stacked_host
+from kd_tune import checkpoint, stacked_host, watchdog
 from kd_tune.errors import ConfigError
 from kd_tune.host import Training, open_trial
 from kd_tune.records import Assignment, EpochRow, TeacherPlace
@@ -233,6 +234,60 @@ def test_a_trial_that_breaks_its_stack_ends_and_its_neighbour_goes_on(
     assert len(found[0]) == EPOCHS
 
 
+def test_a_stack_that_does_not_fit_into_memory_is_trained_in_halves_from_then_on(
+    host: StackedHost, assignment: Callable[..., Assignment], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With the rows that they would have had in one; one that does not fit by itself is told so."""
+    advance_together, sizes = stacked_host.advance_together, []
+
+    def too_many(students: Any, data: Any) -> list[EpochRow]:
+        sizes.append(len(students))
+        if len(students) > 2 or any(one.seed == 5 for one in students):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return advance_together(students, data)
+
+    expected = alone(assignment(0), tmp_path / "alone")
+    monkeypatch.setattr(stacked_host, "advance_together", too_many)
+    with host._changed:  # so that they are there at once
+        for number in range(5):
+            host._residents[number] = stacked_host._Resident(assignment(number))
+        host._changed.notify_all()
+    found: dict[int, list[EpochRow]] = {}
+    clients = [threading.Thread(target=lambda n=n: found.update({n: follow(host, n)})) for n in range(5)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join(timeout=120)
+    assert curve(found[0]) == curve(expected)
+    assert [len(found[number]) for number in range(5)] == [EPOCHS] * 5
+    assert sizes[:5] == [5, 3, 2, 1, 2]
+    assert max(sizes[5:]) == 2
+    host.open(assignment(5))
+    with pytest.raises(torch.OutOfMemoryError):
+        follow(host, 5)
+
+
+def test_who_may_have_brought_a_host_down_is_trained_by_itself_up_to_its_next_checkpoint(
+    host: StackedHost, assignment: Callable[..., Assignment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is marked meanwhile, which those in a stack are not."""
+    advance_together = stacked_host.advance_together
+    seen: list[tuple[list[int], int, list[bool]]] = []
+    suspects = [replace(assignment(number, checkpoint_epochs=(2, EPOCHS)), alone=True) for number in range(2)]
+
+    def watch(students: Any, data: Any) -> list[EpochRow]:
+        marked = [(Path(one.checkpoints) / watchdog.MARK).exists() for one in suspects]
+        seen.append(([one.seed for one in students], students[0].epoch + 1, marked))
+        return advance_together(students, data)
+
+    monkeypatch.setattr(stacked_host, "advance_together", watch)
+    found = follow_all(host, suspects)
+    assert [len(rows) for rows in found.values()] == [EPOCHS, EPOCHS]
+    early = [entry for entry in seen if entry[1] <= 2]
+    assert sorted(early) == sorted([([n], epoch, [n == 0, n == 1]) for n in range(2) for epoch in (1, 2)])
+    assert ([0, 1], EPOCHS, [False, False]) in [(sorted(seeds), epoch, marked) for seeds, epoch, marked in seen]
+
+
 def test_nobody_waits_for_the_rows_of_a_trial_that_was_given_up(
     host: StackedHost, assignment: Callable[..., Assignment]
 ) -> None:
@@ -269,7 +324,7 @@ def test_nothing_is_kept_of_a_trial_that_left_in_the_midst_of_an_epoch(
     monkeypatch.setattr(stacked_host, "advance_together", advance_together)
     host.open(other)
     assert len(follow(host, 1)) == 1  # so the first one's epoch is over
-    assert not Path(one.checkpoints).exists()
+    assert not list(Path(one.checkpoints).iterdir())
 
 
 def test_slots_come_back_and_a_number_that_comes_again_starts_again(

@@ -1,0 +1,92 @@
+"""What broke a trial: said in one line, and found out where its process cannot say it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kd_tune.failures import CRASH, HANG, LOST, LOST_HOST, MEMORY, explain
+from kd_tune.watchdog import HANG as HANG_FILE
+from kd_tune.watchdog import MARK, take_mark
+
+# As Ray 2.60 says it.
+DIED = (
+    "The actor died unexpectedly before finishing this task.\n\tclass_name: ImplicitFunc\n\tpid: 7\n"
+    "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker "
+    "unexpectedly exits with a connection error code 2. End of file."
+)
+NODE = "The actor died unexpectedly before finishing this task.\nThe actor died because its node has died. Node Id: 7"
+RAN_OUT = "Task was killed due to the node running low on memory.\nMemory on the node was 15.2GB / 16.0GB"
+IN_TORCH = (
+    'ray::ImplicitFunc.train() (pid=7)\n  File "engine.py", line 7, in _train_epoch\n'
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 8 GiB.\n"
+)
+STACK = f"ray.exceptions.ActorDiedError: gone\n\nThe above exception was the cause\n\nRuntimeError: {LOST_HOST}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "in_hand", "what", "said"),
+    [
+        ("Traceback\n  File\nKeyError: 'no such weights'\n\n", None, CRASH, "KeyError: 'no such weights'"),
+        ("", None, CRASH, "Ray gave no reason"),
+        (DIED, "", CRASH, "its process died: killed, out of memory"),
+        (DIED, "no epoch in 1:00:00", HANG, "no epoch in 1:00:00"),
+        (NODE, "", LOST, "its node has gone"),
+        (NODE, "no epoch in 1:00:00", LOST, "its node has gone"),
+        (RAN_OUT, "", MEMORY, "out of memory on its machine: a smaller training.batch_size"),
+        (IN_TORCH, None, MEMORY, "resources.stack) need less; torch.OutOfMemoryError: CUDA out of memory."),
+        ("MemoryError: Unable to allocate 9 GiB", None, MEMORY, "out of memory on its machine"),
+        (STACK, None, LOST, "with other trials in hand"),
+        (STACK, "", CRASH, "its process died"),
+        (STACK, "no epoch in 1:00:00", HANG, "no epoch in 1:00:00"),
+        (NODE + STACK, None, LOST, "its node has gone"),
+        ("KeyError: " + "x" * 9999, None, CRASH, "KeyError: xxx"),
+    ],
+)
+def test_a_failure_is_said_in_one_line(text: str, in_hand: str | None, what: str, said: str) -> None:
+    failure = explain(text, in_hand)
+    assert failure.what == what
+    assert said in failure.error
+    assert len(failure.error) <= 500
+    assert "\n" not in failure.error
+
+
+ENDLESS = """
+import sys
+from pathlib import Path
+from kd_tune.watchdog import in_hand
+
+def forward_of_a_host_py():
+    sum(0 for _ in iter(int, 1))  # one call into C, which keeps Python's lock for the most part
+
+for _ in range(3):
+    with in_hand(0.3, Path(sys.argv[1])):
+        pass
+with in_hand(0.3, Path(sys.argv[1]) if sys.argv[2] == "alone" else None):
+    forward_of_a_host_py()
+"""
+
+
+@pytest.mark.parametrize("how", ["alone", "in a stack"])
+def test_a_process_that_hangs_ends_and_leaves_what_it_was_doing(how: str, tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", ENDLESS, str(tmp_path / "trial"), how], timeout=60, check=False)
+    assert ended.returncode == 1
+    line = take_mark(tmp_path / "trial")
+    if how == "alone":
+        assert line is not None
+        assert line.startswith("no epoch in 0:00:00.3")
+        assert "resources.epoch_seconds" in line
+        assert "last seen in <string>:7" in line
+        assert "forward_of_a_host_py" in (tmp_path / "trial" / HANG_FILE).read_text()
+    else:
+        assert line is None
+    assert take_mark(tmp_path / "trial") is None
+
+
+def test_a_mark_without_words_is_of_a_process_that_died(tmp_path: Path) -> None:
+    (tmp_path / MARK).touch()
+    assert take_mark(tmp_path) == ""
+    assert take_mark(tmp_path) is None
