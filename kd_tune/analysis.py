@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from kd_tune import records
+from kd_tune.failures import CRASH
 from kd_tune.ranges import Choice
 from kd_tune.records import DISTIL, METRIC, STOP_REASONS
 from kd_tune.results import RunTables, plain_name
@@ -112,6 +114,28 @@ def outcomes(tables: RunTables) -> pd.DataFrame:
         share = epochs / (num_epochs * len(trials)) if len(trials) else 0.0
         rows.append({"arm": arm, "trials": len(trials), **counts, "epochs": epochs, "of_full": share})
     return pd.DataFrame(rows)
+
+
+def failures(tables: RunTables) -> pd.DataFrame:
+    """Every time that a trial broke, by trial: after which epoch, for which time, what it was, what followed, and why.
+
+    Divergence is none. Ledgers from before it was told apart call all of them a crash.
+    """
+    columns = ["number", "arm", "epoch", "time", "what", "then", "error"]
+    rows = [
+        (
+            trial.number,
+            trial.arm,
+            event.get("epoch"),
+            count,
+            event.get("what", CRASH),
+            "started again" if event["event"] == records.RETRIED else "failed",
+            event.get("error"),
+        )
+        for trial in sorted(tables.state.trials.values(), key=lambda trial: trial.number)
+        for count, event in enumerate(trial.failures, start=1)
+    ]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def pareto(tables: RunTables, cost: str = "num_parameters") -> pd.DataFrame:

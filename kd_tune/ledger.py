@@ -41,6 +41,7 @@ _FIELD_TYPES: dict[str, dict[str, type]] = {
     records.PROPOSED: {"trial": int, "arm": str, "draw": dict},
     records.EPOCH: {"trial": int, "attempt": int, "epoch": int},
     records.SPARED: {"trial": int, "epoch": int},
+    records.RETRIED: {"trial": int},
     records.STOPPED: {"trial": int, "reason": str},
 }
 
@@ -62,6 +63,7 @@ class TrialState:
         latest: the epoch that was reported last; below an earlier one while epochs are run again.
         end: why it ended; None while it can go on.
         error: the last error, if it failed.
+        failures: events of every time that it broke, over all launches.
         after_opening: whether it was proposed when the run had opened the test set.
     """
 
@@ -77,6 +79,7 @@ class TrialState:
     latest: int = 0
     end: StopReason | None = None
     error: str | None = None
+    failures: list[Event] = field(default_factory=list)
     after_opening: bool = False
 
     @property
@@ -156,9 +159,13 @@ class RunState:
             trial.rows[event["epoch"]] = event
         elif kind == records.SPARED:
             self.trials[event["trial"]].spared_at = event["epoch"]
+        elif kind == records.RETRIED:
+            self.trials[event["trial"]].failures.append(event)
         elif kind == records.STOPPED:
-            self.trials[event["trial"]].end = event["reason"]
-            self.trials[event["trial"]].error = event.get("error")
+            trial = self.trials[event["trial"]]
+            trial.end, trial.error = event["reason"], event.get("error")
+            if trial.end == "failed":
+                trial.failures.append(event)
         elif kind == records.TEST_OPENED:
             self.test_openings.append(event)
 

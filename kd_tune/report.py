@@ -23,6 +23,7 @@ from kd_tune.watch import counted, duration, short
 
 TOP = 5
 MOST_SIZES = 12  # of students, that a table has a row each for
+MOST_FAILURES = 50  # that the page shows
 
 
 def write(folder: Path, console: Console) -> Path:
@@ -99,6 +100,7 @@ def _sections(tables: RunTables) -> dict[str, pd.DataFrame]:
         "best": analysis.best(tables, TOP),
         "best_by_student": analysis.best_by_student(tables),
         "outcomes": analysis.outcomes(tables),
+        "failures": analysis.failures(tables),
         "importance": analysis.importance(tables),
         "teachers": analysis.teachers(tables),
         "by_teacher": analysis.by_teacher(tables),
@@ -192,6 +194,7 @@ def _page(
     confirmed: dict[str, Any] | None,
 ) -> str:
     shown = sections | {"best_by_student": _pivot(sections["best_by_student"])}
+    shown["failures"] = sections["failures"].head(MOST_FAILURES)
     shown["rungs"] = _with_intervals(sections["rungs"])
     winner = analysis.best(tables)
     return markdown.render(
@@ -213,5 +216,5 @@ def _page(
         pictures=pictures,
         time=duration(float(tables.trials["train_seconds"].sum())),
         search_file=markdown.code((tables.folder / SEARCH_FILE).read_text(encoding="utf-8"), "yaml"),
-        errors=markdown.table(tables.trials[tables.trials["error"].notna()][["number", "arm", "error"]]),
+        more_failures=max(0, len(sections["failures"]) - MOST_FAILURES),
     )

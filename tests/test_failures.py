@@ -6,11 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from rich.console import Console
 
+from kd_tune import records, report
 from kd_tune.failures import CRASH, HANG, LOST, LOST_HOST, MEMORY, explain
+from kd_tune.ledger import Run
 from kd_tune.watchdog import HANG as HANG_FILE
 from kd_tune.watchdog import MARK, take_mark
+from tests.runs_by_hand import Trained, write_run
 
 # As Ray 2.60 says it.
 DIED = (
@@ -90,3 +95,27 @@ def test_a_mark_without_words_is_of_a_process_that_died(tmp_path: Path) -> None:
     (tmp_path / MARK).touch()
     assert take_mark(tmp_path) == ""
     assert take_mark(tmp_path) is None
+
+
+def test_the_report_holds_a_table_of_failures_with_what_explains_each(tmp_path: Path) -> None:
+    """Of the newest kind and of a ledger from before it was told apart; what a file says formats nothing."""
+    folder = tmp_path / "run"
+    write_run(folder, [Trained([0.5, 0.6]), Trained([0.5], end=None), Trained([0.1], end="diverged")])
+    run = Run(folder)
+    for _ in range(report.MOST_FAILURES):
+        run.record(records.RETRIED, trial=1, epoch=1, what=LOST, error="its node has gone")
+    run.record(records.RETRIED, trial=0, error="KeyError: a|b <script>[x](y)")
+    run.record(records.STOPPED, trial=1, reason="failed", epoch=1, what=MEMORY, error="out of memory on its GPU")
+    run.close()
+    page = report.write(folder, Console(quiet=True)).read_text()
+    shown = page.partition("### Failures")[2].partition("\n#")[0]
+    assert "| 0 | distil |  | 1 | crash | started again | KeyError: a\\|b \\<script\\>\\[x\\](y) |" in shown
+    assert shown.count("| 1 | distil | 1 |") == report.MOST_FAILURES - 1
+    assert "| 1 | distil | 1 | 1 | lost | started again | its node has gone |" in shown
+    assert "2 more are in `failures.csv`" in shown
+    table = pd.read_csv(folder / "report" / "failures.csv")
+    last = table.iloc[-1]
+    assert len(table) == report.MOST_FAILURES + 2
+    assert (last["number"], last["time"], last["then"]) == (1, report.MOST_FAILURES + 1, "failed")
+    assert (last["what"], last["error"]) == (MEMORY, "out of memory on its GPU")
+    assert 2 not in set(table["number"])
