@@ -12,6 +12,8 @@ from kd_tune.terminal import (
     AddressOption,
     AllowOption,
     DataOption,
+    DeviceHoursOption,
+    HoursOption,
     NameOption,
     RunsOption,
     SetOption,
@@ -37,6 +39,8 @@ def record(
     runs: RunsOption = Path("runs"),
     overrides: SetOption = None,
     num_trials: Annotated[int | None, typer.Option(min=1, help="Configurations, in place of the file's.")] = None,
+    max_hours: HoursOption = None,
+    max_device_hours: DeviceHoursOption = None,
     address: AddressOption = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this recording.", show_default=False)] = None,
     allow_code: AllowOption = None,
@@ -44,13 +48,15 @@ def record(
     """Train random configurations to the end and keep their learning curves as a table, for `kd-tune replay`."""
     from kd_tune import record as recording
     from kd_tune import search, user_code
+    from kd_tune.limits import Limits
     from kd_tune.search_file import load_search_file
 
     user_code.allow(allow_code or [])
     console = make_console()
-    launch = search.Launch(data, address)
+    launch = search.Launch(data, address, Limits(max_hours, max_device_hours))
     if resume is not None:
-        check_resumed_alone("--out, --data, --address and --allow-code", file, name, overrides, num_trials)
+        with_it = "--out, --data, --address, --max-hours, --max-device-hours and --allow-code"
+        check_resumed_alone(with_it, file, name, overrides, num_trials)
         folder = resume
     elif file is not None:
         folder = run_folder(runs, name, file)

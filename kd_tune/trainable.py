@@ -14,8 +14,11 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray._common.utils import get_system_memory
 
 from kd_tune.ledger import checkpoints_of
+from kd_tune.memory import Growth, held_by_this_process
+from kd_tune.node_checks import available_memory
 from kd_tune.ranges import branch_name
 from kd_tune.records import Assignment, EpochRow, TeacherPlace, derive_seed
 from kd_tune.space import Space
@@ -81,12 +84,13 @@ def train_trial(config: dict[str, Any], context: RunContext) -> None:
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
     device = "cuda" if ray.get_gpu_ids() else "cpu"
     assignment = context.assignment(config, device)
-    rows = host.open_trial(assignment)
+    rows, growth, total = host.open_trial(assignment), Growth(), get_system_memory()
     while True:
         with in_hand(assignment.epoch_seconds, Path(assignment.checkpoints)):
             row = next(rows, None)
         if row is None:
             return
+        growth.check(held_by_this_process(), available_memory(), total)
         tune.report(row.to_metrics())
 
 

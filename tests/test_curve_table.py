@@ -115,8 +115,29 @@ def test_a_recording_that_is_gone_on_with_takes_no_other_settings(
     with pytest.raises(SystemExit) as ended:
         main(["record", "--resume", str(run), "--out", str(tmp_path / "new" / "x.parquet"), *given])
     assert ended.value.code == 2
-    assert "only --out, --data, --address and --allow-code go with it" in capsys.readouterr().err
+    assert (
+        "only --out, --data, --address, --max-hours, --max-device-hours and --allow-code go with it"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "new").exists()
+
+
+def test_a_recording_stops_at_a_limit_and_is_gone_on_with(
+    tmp_path: Path, toy_npz: Path, ray_cluster: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_search(tmp_path, toy_search(**{"search.num_trials": 2, "trial.training.num_epochs": 100_000}))
+    run, out = tmp_path / "toy", tmp_path / "toy.parquet"
+    given = [str(file), "--data", str(toy_npz), "--runs", str(tmp_path), "--name", "toy", "--out", str(out)]
+    with pytest.raises(SystemExit) as ended:
+        main(["record", *given, "--max-hours", "0.0001"])
+    assert ended.value.code == 75
+    assert f"2 configurations are left; go on with:\n  kd-tune record --resume {run}" in capsys.readouterr().out
+    for hours, option in (("0.0001", "--max-hours"), ("1e-9", "--max-device-hours")):
+        with pytest.raises(SystemExit) as ended:
+            main(["record", "--resume", str(run), "--out", str(out), option, hours])
+        assert ended.value.code == (75 if option == "--max-hours" else 2)
+    assert "allow more" in capsys.readouterr().err
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("name", ["toy.csv", "there.parquet", "there.parquet/toy.parquet", "/proc/toy.parquet"])
