@@ -22,9 +22,7 @@ def test_only_who_grew_ends_and_only_where_memory_runs_out() -> None:
     steady.check(3 * GB, GB, total=16 * GB)
     with pytest.raises(MemoryError) as error:
         leaking.check(9 * GB, GB, total=16 * GB)
-    assert "grown by 8.0 GB since its first epoch, to 9.0 GB, and 1.0 of its machine's 16 GB are left" in str(
-        error.value
-    )
+    assert "grown by 8.0 GB since the trial's first epoch, to 9.0 GB, and 1.0 of 16 GB are left" in str(error.value)
     assert explain(f"Traceback\nMemoryError: {error.value}\n").what == MEMORY
 
 

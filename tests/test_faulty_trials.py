@@ -1,0 +1,94 @@
+"""Trials whose own code breaks in every way, each with its end and its word in the ledger, and neighbours unharmed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from kd_tune.ledger import replay
+from tests.searches import SearchProcess, complaints, toy_search, write_search
+
+PARTIAL = 4
+NUM_EPOCHS = 6
+FAULTS = ["none", "raises", "dies", "memory", "hangs"]
+
+NETWORKS = '''
+import os, signal, time
+import torch
+from torch import nn
+
+
+class Faulty(nn.Module):
+    """Breaks in its third epoch: 108 training images are four batches."""
+
+    def __init__(self, num_classes, in_channels, image_size, fault="none"):
+        super().__init__()
+        self.last = nn.Linear(in_channels * image_size**2, num_classes)
+        self.register_buffer("batches", torch.zeros(()))
+        self.fault = fault
+
+    def forward(self, images):
+        if self.training:
+            self.batches += 1
+        if self.training and self.batches > 9:
+            if self.fault == "raises":
+                raise KeyError("no such weights")
+            if self.fault == "dies":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            if self.fault == "memory":
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+            if self.fault == "hangs":
+                time.sleep(1e6)
+        return self.last(images.flatten(1))
+'''
+
+EXPECTED = {
+    "raises": ("crash", "KeyError: 'no such weights'"),
+    "dies": ("crash", "its process died: killed, out of memory, or an error in native code"),
+    "memory": ("out of memory", "out of memory on its GPU: a smaller training.batch_size"),
+    "hangs": ("hang", "no epoch in 0:00:06 (resources.epoch_seconds may allow more), last seen in "),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stack", [1, 5])
+def test_what_breaks_a_trial_is_tried_again_and_said_and_harms_no_other(
+    stack: int, tmp_path: Path, toy_npz: Path
+) -> None:
+    """In processes of their own, two at a time, and all at one host, which dies of some of them."""
+    package = tmp_path / "acme_faults"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "networks.py").write_text(NETWORKS)
+    changes = {
+        "search.num_trials": len(FAULTS),
+        "search.sampler": {"name": "grid"},
+        "search.scheduler": {"name": "none"},
+        "search.max_failures": 1,
+        "resources.cpus_per_trial": (os.cpu_count() or 1) if stack > 1 else 1,
+        "resources.stack": stack,
+        "resources.epoch_seconds": 6,
+        "trial.student": {"name": "acme_faults.networks:Faulty", "fault": {"choice": FAULTS}},
+        "trial.objective.alpha": 0.5,
+        "trial.optimizer.lr": 0.05,
+    }
+    write_search(tmp_path, toy_search(**changes))
+    launch = SearchProcess(tmp_path, "toy.yaml", "--data", str(toy_npz), "--name", "toy", "--allow-code", "acme_faults")
+    assert launch.wait() == PARTIAL, launch.log.read_text()
+    run = tmp_path / "runs" / "toy"
+    trials = replay(run).trials.values()
+    ends = {trial.draw["student.fault"]: trial for trial in trials}
+    for fault, (what, said) in EXPECTED.items():
+        own = [event for event in ends[fault].failures if event["what"] != "lost"]
+        assert ends[fault].end == "failed"
+        assert [event["what"] for event in own] == [what, what], launch.log.read_text()
+        assert all(said in event["error"] for event in own)
+        assert ends[fault].epoch == 2
+    assert ends["none"].end == "completed"
+    assert {event["what"] for event in ends["none"].failures} <= ({"lost"} if stack > 1 else set())
+    assert [line for line in complaints(run, len(FAULTS), NUM_EPOCHS) if "from the beginning" in line] == []
+    page = (run / "report" / "report.md").read_text()
+    assert "### Failures" in page
+    assert "no such weights" in page
