@@ -271,6 +271,7 @@ def assignments_of(workload: Workload, folder: Path) -> list[Assignment]:
         else {workload.raw["trial"]["teacher"]["name"]: TeacherPlace(bank=str(workload.bank))},
         checkpoint_epochs=(1, file.trial["training"]["num_epochs"]),  # what `search` gives a search without rungs
         threads=1,
+        epoch_seconds=file.resources.epoch_seconds,
     )
     return [context.assignment({"number": n, "arm": "distil"}, "cpu") for n in range(file.search.num_trials)]
 
