@@ -167,4 +167,4 @@ def _rows_of(folder: Path) -> list[EpochRow]:
         rows = [EpochRow(**none_to_nan(stored)) for stored in [*record.get("unreported", []), record["row"]]]
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: not the record of a checkpoint: {error}") from None
-    return [replace(row, restored=True) for row in rows]
+    return [replace(row, restored=True, note="") for row in rows]

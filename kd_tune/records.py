@@ -23,6 +23,7 @@ EPOCH = "epoch"  # a trial reported an epoch
 SPARED = "spared"  # a trial that is never pruned was told to stop, for the first time
 STOPPED = "stopped"  # a trial ended, with its reason
 RETRIED = "retried"  # a trial broke and is started again: what it was, as in `failures`, and the error
+NOTED = "noted"  # the host of a trial said something that a person should know
 EXTENDED = "extended"  # trials were added to every arm
 EXHAUSTED = "exhausted"  # nothing is left to propose for an arm, and why; it ends with the trials that it has
 REOPENED = "reopened"  # a confirmation's trainings that failed go on: their numbers, and the arms' whole quota again
@@ -60,6 +61,7 @@ class EpochRow:
         multiply_adds: of the student for one image.
         diverged: the loss was not finite; the trial ends here.
         restored: the row was read from a checkpoint, not trained now.
+        note: what the host wants a person to know; comes with the row, and is kept beside it.
     """
 
     epoch: int
@@ -77,6 +79,7 @@ class EpochRow:
     multiply_adds: int
     diverged: bool = False
     restored: bool = False
+    note: str = ""
     train_loss_parts: dict[str, float] = field(default_factory=dict)
 
     def to_metrics(self) -> dict[str, Any]:
@@ -86,7 +89,7 @@ class EpochRow:
         return metrics | {f"train_loss_{name}": value for name, value in parts.items()}
 
 
-METRIC_NAMES = frozenset(EpochRow.__dataclass_fields__) - {"train_loss_parts", "restored"}
+METRIC_NAMES = frozenset(EpochRow.__dataclass_fields__) - {"train_loss_parts", "restored", "note"}
 
 
 def select_metrics(result: dict[str, Any]) -> dict[str, Any]:

@@ -106,6 +106,8 @@ class RunScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         known = self._run.state.trials[trial.config["number"]]
+        if note := result.get("note"):
+            self._run.record(records.NOTED, trial=known.number, note=note)
         row = select_metrics(result)
         epoch = row["epoch"]
         if result["restored"] and epoch in known.rows:

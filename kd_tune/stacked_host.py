@@ -18,7 +18,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -78,6 +78,7 @@ class StackedHost:
         torch.set_num_threads(threads)
         self._residents: dict[int, _Resident] = {}
         self._largest: dict[Hashable, int] = {}  # stacks that fit into memory, by kind, where larger ones did not
+        self._note = ""  # what the next row takes along
         self._changed = threading.Condition()
         threading.Thread(target=self._train_for_ever, name="stack", daemon=True).start()
 
@@ -182,6 +183,10 @@ class StackedHost:
         if isinstance(broken, torch.OutOfMemoryError):
             half = -(-len(residents) // 2)
             self._largest[residents[0].kind] = half
+            self._note = (
+                f"{len(residents)} students in one step do not fit into the device's memory; from now on {half} are "
+                f"trained at a time (resources.stack: {half} has no more at its host)"
+            )
             parts = [list(residents[:half]), list(residents[half:])]
         for part in parts:
             self._train(part)
@@ -192,6 +197,7 @@ class StackedHost:
             if self._residents.get(resident.assignment.number) is not resident:
                 return
             unreported = list(resident.unanswered)
+            row, self._note = replace(row, note=self._note), ""
         try:
             training.keep(row, unreported)
         except Exception as caught:

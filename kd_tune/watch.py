@@ -103,7 +103,7 @@ class Watch:
     def __call__(self, event: Event, state: RunState) -> None:
         """Listens to a run: counts epochs, and in a log prints what a person would want to know."""
         self._epochs_here += event["event"] == records.EPOCH
-        rare = event["event"] in (records.RETRIED, records.EXHAUSTED) or event.get("reason") == "failed"
+        rare = event["event"] in (records.RETRIED, records.EXHAUSTED, records.NOTED) or event.get("reason") == "failed"
         if rare or not self._console.is_terminal:  # on a terminal the table says the rest
             line = self._line(event)
             if line:
@@ -163,6 +163,8 @@ class Watch:
             return f"trial {event['trial']:4d} starts   {event['arm']}: {drawn}"
         if event["event"] == records.RETRIED:
             return f"trial {event['trial']:4d} broke and starts again from its last checkpoint: {event['error']}"
+        if event["event"] == records.NOTED:
+            return f"note: {event['note']}"
         if event["event"] == records.EXHAUSTED:
             return f"{event['arm']} ends with {event['trials']} trials: {event['why']}"
         if event["event"] == records.SPARED:

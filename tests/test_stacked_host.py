@@ -250,7 +250,7 @@ def test_a_stack_that_does_not_fit_into_memory_is_trained_in_halves_from_then_on
     monkeypatch.setattr(stacked_host, "advance_together", too_many)
     with host._changed:  # so that they are there at once
         for number in range(5):
-            host._residents[number] = stacked_host._Resident(assignment(number))
+            host._residents[number] = stacked_host._Resident(assignment(number, checkpoint_epochs=(1,)))
         host._changed.notify_all()
     found: dict[int, list[EpochRow]] = {}
     clients = [threading.Thread(target=lambda n=n: found.update({n: follow(host, n)})) for n in range(5)]
@@ -262,6 +262,11 @@ def test_a_stack_that_does_not_fit_into_memory_is_trained_in_halves_from_then_on
     assert [len(found[number]) for number in range(5)] == [EPOCHS] * 5
     assert sizes[:5] == [5, 3, 2, 1, 2]
     assert max(sizes[5:]) == 2
+    (owner,) = (number for number, rows in found.items() if rows[0].note)
+    notes = [row.note for rows in found.values() for row in rows if row.note]
+    assert len(notes) == 1, "of the last halving, and once"
+    assert "3 students in one step do not fit into the device's memory; from now on 2 are trained at a time" in notes[0]
+    assert Training(assignment(owner)).restored[-1].note == ""
     host.open(assignment(5))
     with pytest.raises(torch.OutOfMemoryError):
         follow(host, 5)

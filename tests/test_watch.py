@@ -1,11 +1,23 @@
-"""What a person is told of how long it will take."""
+"""What a person is told while a search runs, and of how long it will take."""
 
 from __future__ import annotations
 
-import pytest
+import io
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
-from kd_tune.ledger import RunState, TrialState
-from kd_tune.watch import epochs_left
+import pytest
+from ray.tune.experiment import Trial
+from rich.console import Console
+
+from kd_tune import records
+from kd_tune.config import SchedulerConfig
+from kd_tune.ledger import Run, RunState, TrialState, read_events
+from kd_tune.records import EpochRow
+from kd_tune.scheduler import Referee, RunScheduler
+from kd_tune.watch import Watch, epochs_left
+from tests.searches import toy_manifest
 
 
 @pytest.mark.parametrize(
@@ -30,3 +42,19 @@ def test_the_epochs_that_are_left_follow_from_the_trials_that_ended(
 def test_where_nothing_is_pruned_a_trial_is_trained_to_the_end() -> None:
     state = RunState({0: TrialState(0, "distil", {}, rows={30: {}})}, {"distil": 10})
     assert epochs_left(state, 90, prunes=False) == 60 + 9 * 90
+
+
+def test_what_a_host_says_is_recorded_beside_its_row_and_shown(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", "search: {}\n", toy_manifest())
+    run.record(records.STARTED, quota={"distil": 1})
+    run.record(records.PROPOSED, trial=0, arm="distil", draw={})
+    console = Console(file=io.StringIO(), width=200)
+    run.listeners.append(Watch(console, run.state, 9, prunes=False))
+    row = EpochRow(1, *([0.5] * 8), 1.0, 9.0, 10, 10, note="3 students do not fit")
+    scheduler = RunScheduler(run, Referee(SchedulerConfig(), 9))
+    scheduler.on_trial_result(None, cast(Trial, SimpleNamespace(config={"number": 0})), row.to_metrics())
+    run.close()
+    noted, epoch = list(read_events(tmp_path / "run"))[-2:]
+    assert (noted["event"], noted["trial"], noted["note"]) == ("noted", 0, "3 students do not fit")
+    assert "note" not in epoch
+    assert "note: 3 students do not fit" in console.file.getvalue()  # type: ignore[attr-defined]

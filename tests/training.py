@@ -15,7 +15,7 @@ from kd_tune.records import EpochRow, finite_or_none
 from kd_tune.trial_data import TrialData
 
 CPU = torch.device("cpu")
-CLOCK = ("seconds", "images_per_second", "restored")  # all that may differ between two trainings from one seed
+CLOCK = ("seconds", "images_per_second", "restored", "note")  # all that may differ between two trainings from one seed
 VIEWS = 8
 
 Sections = Mapping[str, Mapping[str, Any]]
