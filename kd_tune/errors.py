@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Iterable
 from enum import IntEnum
+from pathlib import Path
 
 
 class ExitCode(IntEnum):
@@ -52,6 +53,8 @@ class TrainingsFailed(ConfigError):  # noqa: N818 - likewise
 _REFUSALS = {
     errno.ENOSPC: "make room there",
     errno.EDQUOT: "make room there, or have the quota raised",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
+    errno.EIO: "the disk is damaged, or gone",
     errno.EROFS: "take a folder that can be written",
     errno.EACCES: "take a folder that you may use, or change its permissions",
     errno.EPERM: "take a folder that you may use, or change its permissions",
@@ -59,9 +62,14 @@ _REFUSALS = {
 }
 
 
-def refused_by_system(error: OSError) -> EnvironmentProblem | None:
-    """An error of the operating system that a person can mend, as one; None for any other."""
+def refused_by_system(error: OSError, path: Path | None = None) -> EnvironmentProblem | None:
+    """An error of the operating system that a person can mend, as one; None for any other.
+
+    Args:
+        error: what was raised.
+        path: what to name where the error names no file: those of writing do not.
+    """
     if (mend := _REFUSALS.get(error.errno or 0)) is None:
         return None
-    where = os.fspath(error.filename) if error.filename else "a file"
+    where = error.filename or path or "a file"
     return EnvironmentProblem(f"{where}: {os.strerror(error.errno or 0)}; {mend}")

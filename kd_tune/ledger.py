@@ -2,8 +2,9 @@
 
 The ledger is the source of truth: JSON lines in numbered segments, each written and flushed before anything follows
 from it. A launcher writes to a segment of its own, so a line that a killed one left half written is always a
-segment's last, and readers pass over it. Folding the events gives the run's state, live and after a crash by the same
-code.
+segment's last, and readers pass over it. Every other line ends with a checksum of it and all lines before it, so that
+one that was changed, lost or doubled is found when it is read. Folding the events gives the run's state, live and after
+a crash by the same code.
 """
 
 from __future__ import annotations
@@ -11,21 +12,24 @@ from __future__ import annotations
 import json
 import os
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, BinaryIO, Protocol
 
 from kd_tune import records
-from kd_tune.errors import ConfigError
+from kd_tune.errors import ConfigError, refused_by_system
 from kd_tune.manifest import MANIFEST, Manifest
-from kd_tune.paths import exclusive, write_json
+from kd_tune.paths import exclusive, naming, write_json
 from kd_tune.records import METRIC, StopReason, finite_or_none
 
 Event = dict[str, Any]
 SEGMENT_LINES = 20_000
 SEGMENTS = "[0-9][0-9][0-9][0-9][0-9].jsonl"
+SEAL = ', "crc32": "%08x"}'  # ends a line; of the line so far, and of all lines before it
+SEAL_LENGTH = len(SEAL % 0)
 SEARCH_FILE = "search.yaml"
 KEPT_CHECKPOINTS = 5  # of each arm's (and stratum's) best trials; the others' are deleted when they end
 PLAN = "plan.json"  # of a run that is the confirmation of another
@@ -215,17 +219,46 @@ def read_events(folder: Path) -> Iterator[Event]:
     """Every whole event of a run's ledger, in order.
 
     Raises:
-        ConfigError: a line that is not a segment's last is not an event.
+        ConfigError: a line that is not a segment's last is not an event, or not as it was written.
     """
+    for events, _ in _read_segments(folder):
+        yield from events
+
+
+def _read_segments(folder: Path) -> Iterator[tuple[list[Event], int]]:
+    """Every segment's events, and the checksum that the next line follows from."""
+    checksum = 0
     for segment in sorted((folder / "ledger").glob(SEGMENTS)):
-        lines = segment.read_bytes().split(b"\n")
+        try:
+            lines = segment.read_bytes().split(b"\n")
+        except OSError as error:
+            raise refused_by_system(error, segment) or ConfigError(f"{segment}: cannot be read: {error}") from None
         lines.pop()  # what follows the last line's end: nothing, or a line cut off by a kill
+        lines, checksum = _without_seals(segment, lines, checksum)
         # Parsed as one, lines share the strings of their keys, which take more memory than their numbers.
         events = _parsed(b"[" + b",".join(lines) + b"]")
         if not isinstance(events, list) or len(events) != len(lines) or not all(map(_is_event, events)):
             number = next(number for number, line in enumerate(lines, start=1) if not _is_event(_parsed(line)))
             raise ConfigError(f"{segment}:{number}: not a ledger event; the file was changed or damaged")
-        yield from events
+        yield events, checksum
+
+
+def _without_seals(segment: Path, lines: list[bytes], checksum: int) -> tuple[list[bytes], int]:
+    """Lines as JSON without their checksums, and the last one; a segment of before there were any is left as it is."""
+    mark, seal = SEAL.partition("%")[0].encode(), SEAL.encode()
+    if not any(line[-SEAL_LENGTH:].startswith(mark) for line in lines):
+        return lines, checksum
+    contents = []
+    for number, line in enumerate(lines, start=1):
+        content = line[:-SEAL_LENGTH]
+        checksum = zlib.crc32(content, checksum)
+        if line[-SEAL_LENGTH:] != seal % checksum:
+            raise ConfigError(
+                f"{segment}:{number}: not a ledger event as it was written here; "
+                "the file was changed or damaged, or lines before this one are missing"
+            )
+        contents.append(content + b"}")
+    return contents, checksum
 
 
 def _parsed(text: bytes) -> Any:
@@ -246,15 +279,21 @@ def replay(folder: Path) -> RunState:
     Raises:
         ConfigError: no run here, or a damaged ledger.
     """
+    return _replay(folder)[0]
+
+
+def _replay(folder: Path) -> tuple[RunState, int]:
+    """The state, and the checksum that the next line follows from."""
     if not (folder / "ledger").is_dir():
         raise ConfigError(no_run(folder))
-    state = RunState()
-    for event in read_events(folder):
-        try:
-            state.apply(event)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{folder}: the ledger's event {event} cannot be followed: {error!r}") from None
-    return state
+    state, checksum = RunState(), 0
+    for events, checksum in _read_segments(folder):  # noqa: B007 - the last one is returned
+        for event in events:
+            try:
+                state.apply(event)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise ConfigError(f"{folder}: the ledger's event {event} cannot be followed: {error!r}") from None
+    return state, checksum
 
 
 class Recorder(Protocol):
@@ -286,9 +325,9 @@ class Run:
         with ExitStack() as stack:
             busy = f"{folder}: another process is running this search; wait for it, or stop it"
             stack.enter_context(exclusive(folder / "lock", busy))
-            self.state = replay(folder)
+            self.state, self._checksum = _replay(folder)
             self._lock = stack.pop_all()
-        self._segment: TextIO | None = None
+        self._segment: BinaryIO | None = None
         self._lines = 0
 
     @classmethod
@@ -310,32 +349,50 @@ class Run:
         return cls(folder)
 
     def record(self, event: str, **fields: Any) -> None:
-        """Writes an event, then folds it into the state and tells the listeners."""
-        if self._segment is None or self._lines >= SEGMENT_LINES:
-            self._next_segment()
-        assert self._segment is not None
+        """Writes an event, then folds it into the state and tells the listeners.
+
+        Raises:
+            EnvironmentProblem: the disk is full, or the ledger cannot be written any more; nothing was folded in.
+        """
         content = finite_or_none({"event": event, "time": round(time.time(), 3), **fields})
-        self._segment.write(json.dumps(content, allow_nan=False) + "\n")
-        self._segment.flush()
-        self._lines += 1
+        self._write(json.dumps(content, allow_nan=False)[:-1].encode())
         self.state.apply(content)
         for listener in self.listeners:
             listener(content, self.state)
 
+    def _write(self, content: bytes) -> None:
+        """Appends a line, or nothing: where only a part of it found room, the next one begins a new segment."""
+        checksum = zlib.crc32(content, self._checksum)
+        rest = content + (SEAL % checksum).encode() + b"\n"
+        with naming(self.folder / "ledger"):
+            try:
+                if self._segment is None or self._lines >= SEGMENT_LINES:
+                    self._next_segment()
+                assert self._segment is not None
+                while rest:  # a full disk takes a part first
+                    rest = rest[self._segment.write(rest) :]
+            except OSError:
+                self._close_segment()
+                raise
+        self._lines += 1
+        self._checksum = checksum
+
     def close(self) -> None:
         """Closes the ledger and lets other launchers in."""
+        self._close_segment()
+        self._lock.close()
+
+    def _close_segment(self) -> None:
         if self._segment is not None:
             self._segment.close()
             self._segment = None
-        self._lock.close()
 
     def _next_segment(self) -> None:
-        if self._segment is not None:
-            self._segment.close()
+        self._close_segment()
         numbers = [int(path.stem) for path in (self.folder / "ledger").glob(SEGMENTS)]
         path = self.folder / "ledger" / f"{max(numbers, default=-1) + 1:05d}.jsonl"
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        self._segment = os.fdopen(descriptor, "w", encoding="utf-8")
+        self._segment = os.fdopen(descriptor, "wb", buffering=0)
         self._lines = 0
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from kd_tune.errors import ConfigError
+from kd_tune.errors import ConfigError, EnvironmentProblem, refused_by_system
 
 CACHE_VARIABLE = "KD_TUNE_CACHE"
 
@@ -35,6 +35,7 @@ def written_whole(target: Path, replace: bool = False) -> Iterator[Path]:
 
     Raises:
         ConfigError: there is a folder of that name that may not be replaced, or the place cannot be written.
+        EnvironmentProblem: there is no room, or no permission.
     """
     temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
@@ -50,12 +51,25 @@ def written_whole(target: Path, replace: bool = False) -> Iterator[Path]:
         else:
             temporary.replace(target)
     except OSError as error:
-        raise ConfigError(f"{target}: cannot be written: {error.strerror or error}") from None
+        if str(error.filename).startswith(str(temporary)):
+            error.filename = None  # the target says more
+        problem = refused_by_system(error, target)
+        raise problem or ConfigError(f"{target}: cannot be written: {error.strerror or error}") from None
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         elif temporary.exists():
             temporary.unlink()
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turns what the operating system refuses in the body, which writes to a path, into an EnvironmentProblem."""
+    try:
+        yield
+    except OSError as error:
+        problem = refused_by_system(error, path)
+        raise problem or EnvironmentProblem(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 @contextmanager

@@ -10,8 +10,6 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-LEDGER_VERSION = 1
-
 # What ends a trial. `failed` is an error that outlived its retries; a trial without an end can be continued.
 StopReason = Literal["completed", "pruned", "diverged", "failed"]
 STOP_REASONS: tuple[StopReason, ...] = ("completed", "pruned", "diverged", "failed")

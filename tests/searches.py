@@ -150,6 +150,13 @@ def ledger_text(run: Path) -> str:
     return "".join(re.sub(r"[^\n]*\Z", "", segment.read_text()) for segment in segments)
 
 
+def without_checksums(run: Path) -> Path:
+    """Makes a run's ledger one of before lines had checksums, for a test to change; returns its last segment."""
+    for segment in (run / "ledger").iterdir():
+        segment.write_text(re.sub(r', "crc32": "[0-9a-f]{8}"}$', "}", segment.read_text(), flags=re.MULTILINE))
+    return max((run / "ledger").iterdir())
+
+
 def toy_manifest() -> Manifest:
     """A manifest for runs that tests write by hand."""
     return Manifest(

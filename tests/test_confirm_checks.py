@@ -185,8 +185,9 @@ def test_a_search_without_any_figure_ends_with_its_own_exit_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_run(tmp_path / "run", distil=[(0.5, 6, 0.9)])
-    with (folder / "ledger" / "00000.jsonl").open("a") as ledger:
-        ledger.write('{"event": "stopped", "trial": 0, "reason": "diverged"}\n')
+    run = Run(folder)
+    run.record("stopped", trial=0, reason="diverged")
+    run.close()
     with pytest.raises(SystemExit) as stop:
         cli.main(["confirm", str(folder)])
     assert stop.value.code == ExitCode.NOTHING_USABLE

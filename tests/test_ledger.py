@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kd_tune import ledger, records
-from kd_tune.errors import ConfigError
+from kd_tune.errors import ConfigError, EnvironmentProblem
 from kd_tune.ledger import Event, Run, RunState, read_events, replay
-from tests.searches import toy_manifest
+from tests.searches import toy_manifest, without_checksums
 
 SEARCH_YAML = "trial: {}\n"
 
@@ -180,6 +181,84 @@ def test_garbage_in_the_middle_is_refused_with_file_and_line(folder: Path, garba
     assert str(caught.value).startswith(f"{segment}:{line}: not a ledger event")
 
 
+def three_segments(folder: Path) -> list[Path]:
+    """Of a closed run that was launched twice more."""
+    for reason in ("pruned", "completed"):
+        run = Run(folder)
+        run.record(records.STARTED, quota={"distil": 2, "cross_entropy": 1})
+        run.record(records.STOPPED, trial=1, reason=reason)
+        run.close()
+    return segments(folder)
+
+
+def test_any_flipped_bit_is_found_where_it_is(folder: Path) -> None:
+    """But for the last line's end: what follows the last end of a line is passed over."""
+    (segment,) = segments(folder)
+    whole = segment.read_bytes()
+    for place in range(len(whole) - 1):
+        segment.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        with pytest.raises(ConfigError, match="not a ledger event") as caught:
+            replay(folder)
+        line = whole[:place].count(b"\n") + 1
+        assert str(caught.value).startswith(f"{segment}:{line}: "), place
+
+
+@pytest.mark.parametrize("line", range(7))
+def test_a_line_that_is_lost_doubled_or_moved_is_found(folder: Path, line: int) -> None:
+    (segment,) = segments(folder)
+    lines = segment.read_bytes().splitlines(keepends=True)
+    changed = [lines[:line] + lines[line:][:1] * 2 + lines[line + 1 :], lines[line : line + 1] + lines[:line]]
+    changed += [lines[:line] + lines[line + 1 :]] if line < 6 else []  # the last one may not have reached the disk
+    changed += [lines[line:] + lines[:line]]
+    for content in changed:
+        if content not in (lines, lines[:1]):
+            segment.write_bytes(b"".join(content))
+            with pytest.raises(ConfigError, match="not a ledger event as it was written here"):
+                replay(folder)
+
+
+def test_a_segment_that_is_lost_or_lost_its_end_is_found_by_the_next(folder: Path) -> None:
+    first, second, third = three_segments(folder)
+    whole = second.read_bytes()
+    second.write_bytes(whole[: whole.index(b"\n") + 1])
+    with pytest.raises(ConfigError, match=rf"{third}:1: .* or lines before this one are missing"):
+        replay(folder)
+    second.unlink()
+    with pytest.raises(ConfigError, match=rf"{third}:1: "):
+        replay(folder)
+    second.write_bytes(whole)
+    first.unlink()
+    with pytest.raises(ConfigError, match=rf"{second}:1: "):
+        replay(folder)
+
+
+def test_a_ledger_of_before_there_were_checksums_is_read_and_gone_on_with(folder: Path) -> None:
+    before = replay(folder)
+    without_checksums(folder)
+    assert replay(folder) == before
+    three_segments(folder)
+    assert replay(folder).trials[1].end == "completed"
+
+
+def test_a_full_disk_costs_one_event_and_the_next_one_finds_its_place(folder: Path) -> None:
+    run = Run(folder)
+    before, limits = replay(folder), resource.getrlimit(resource.RLIMIT_FSIZE)
+    run.record("remark")
+    newest = segments(folder)[-1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (newest.stat().st_size + 20, limits[1]))
+    try:
+        with pytest.raises(EnvironmentProblem, match=r"ledger: File too large; raise the limit"):
+            run.record(records.STOPPED, trial=1, reason="pruned")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not newest.read_bytes().endswith(b"\n"), "a part of the line was written"
+    assert run.state == before == replay(folder)
+    run.record(records.STOPPED, trial=1, reason="completed")
+    run.close()
+    assert replay(folder) == run.state
+    assert run.state.trials[1].end == "completed"
+
+
 @pytest.mark.parametrize(
     "event",
     [
@@ -192,7 +271,7 @@ def test_garbage_in_the_middle_is_refused_with_file_and_line(folder: Path, garba
     ids=lambda event: "-".join(map(str, event.values())),
 )
 def test_an_event_that_does_not_follow_from_those_before_is_refused(folder: Path, event: Event) -> None:
-    (segment,) = segments(folder)
+    segment = without_checksums(folder)
     segment.write_bytes(segment.read_bytes() + json.dumps(event).encode() + b"\n")
     if event == {"event": "started"}:  # it matters only where no quota is known
         segment.write_bytes(json.dumps(event).encode() + b"\n")
@@ -203,8 +282,9 @@ def test_an_event_that_does_not_follow_from_those_before_is_refused(folder: Path
 def test_events_of_an_unknown_kind_change_nothing(folder: Path) -> None:
     """A newer version may record more."""
     before = replay(folder)
-    (segment,) = segments(folder)
-    segment.write_bytes(segment.read_bytes() + b'{"event": "weather", "sun": true}\n')
+    run = Run(folder)
+    run.record("weather", sun=True)
+    run.close()
     assert replay(folder) == before
 
 
