@@ -1,11 +1,14 @@
 """A trial on disk: `student.safetensors` and `trial.json`, and `state.pt` to go on from.
 
 Nothing here can run code: safetensors and JSON hold data only, and `state.pt` is read with `weights_only`.
-A checkpoint is a folder `epoch_0003`, written under another name first; so it is whole or not there.
+A checkpoint is a folder `epoch_0003`, written under another name first; so it is whole or not there. `trial.json` holds
+the hashes of the files beside it: safetensors have no checksum of their own.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import pickle
 import re
 import shutil
@@ -15,25 +18,71 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
-from kd_tune.errors import ConfigError
-from kd_tune.paths import write_json, written_whole
+from kd_tune.errors import ConfigError, EnvironmentProblem, refused_by_system
+from kd_tune.paths import naming, read_json, write_json, written_whole
 
 WEIGHTS = "student.safetensors"
 TRIAL = "trial.json"
 STATE = "state.pt"
+HASHES = "sha256"  # in trial.json, of the other two
 _NAME = re.compile(r"epoch_(\d+)")
+
+
+class DamagedCheckpoint(ConfigError):  # noqa: N818 - it says what is the case
+    """A file of a checkpoint is not what was written."""
 
 
 def save(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, trial: dict[str, Any]) -> None:
     """Writes a checkpoint; `trial` is whatever JSON says how the weights came to be."""
+    state = io.BytesIO()  # on a full disk torch would raise an error of its own
+    torch.save(optimizer.state_dict(), state)
+    files = {WEIGHTS: weights_of(network), STATE: state.getvalue()}
     with written_whole(folder, replace=True) as temporary:
         temporary.mkdir()
-        save_weights(temporary / WEIGHTS, network)
-        torch.save(optimizer.state_dict(), temporary / STATE)
-        write_json(temporary / TRIAL, trial)
+        for name, content in files.items():
+            (temporary / name).write_bytes(content)
+        write_json(temporary / TRIAL, trial | {HASHES: {name: _hash(content) for name, content in files.items()}})
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The content of `trial.json`, after the files beside it were compared with their hashes.
+
+    Raises:
+        DamagedCheckpoint: one of them is missing, or not what was written.
+        EnvironmentProblem: the operating system does not let it be read.
+    """
+    try:
+        record = read_json(folder / TRIAL)
+    except EnvironmentProblem:
+        raise
+    except ConfigError as error:
+        raise DamagedCheckpoint(error.problems) from None
+    for name, written in record.get(HASHES, {}).items():  # checkpoints of before there were hashes have none
+        path = folder / name
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise refused_by_system(error, path) or DamagedCheckpoint(f"{path}: cannot be read: {error}") from None
+        if _hash(content) != written:
+            raise DamagedCheckpoint(f"{path}: its content is not what was written; the file is damaged")
+    return record
+
+
+def set_aside(folder: Path) -> Path:
+    """Renames a checkpoint, so that it is none any more; returns where it is now."""
+    aside = folder.with_name(f"damaged_{folder.name}")
+    with naming(folder):
+        if aside.exists():
+            shutil.rmtree(aside)
+        return folder.rename(aside)
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def newest(checkpoints: Path) -> Path | None:
@@ -56,8 +105,8 @@ def delete_older(checkpoint: Path) -> None:
             shutil.rmtree(other)
 
 
-def save_weights(path: Path, network: nn.Module) -> None:
-    """Writes a network's parameters and buffers; tied ones under each of their names."""
+def weights_of(network: nn.Module) -> bytes:
+    """A network's parameters and buffers as safetensors; tied ones under each of their names."""
     weights: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name, value in network.state_dict().items():
@@ -66,7 +115,7 @@ def save_weights(path: Path, network: nn.Module) -> None:
             tensor = tensor.clone()  # safetensors refuses tensors that share memory
         storages.add(tensor.untyped_storage().data_ptr())
         weights[name] = tensor
-    save_file(weights, path)
+    return serialise(weights)
 
 
 def load_weights(path: Path, network: nn.Module) -> None:

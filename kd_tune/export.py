@@ -21,7 +21,7 @@ from kd_tune import __version__, analysis, checkpoint, results
 from kd_tune.catalog import build_network
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import KEPT_CHECKPOINTS, checkpoints_of
-from kd_tune.paths import Record, file_name, read_json, read_record, write_json, written_whole
+from kd_tune.paths import Record, file_name, read_record, write_json, written_whole
 from kd_tune.teacher import InputShape, Normalisation
 
 CONFIG = "config.json"
@@ -138,7 +138,7 @@ def _names(tables: results.RunTables, top: int) -> dict[str, int]:
 def _export_student(student: Exported, target: Path) -> str:
     """Writes one student; returns a line about it."""
     target.mkdir()
-    record = read_json(student.checkpoint / checkpoint.TRIAL)
+    record = checkpoint.read(student.checkpoint)
     shutil.copyfile(student.checkpoint / checkpoint.WEIGHTS, target / checkpoint.WEIGHTS)
     objective = record["trial"]["objective"]
     config: dict[str, Any] = {

@@ -23,7 +23,6 @@ from kd_tune.config import TrainingConfig
 from kd_tune.data import Dataset
 from kd_tune.engine import advance, enrol
 from kd_tune.errors import ConfigError
-from kd_tune.paths import read_json
 from kd_tune.records import Assignment, EpochRow, TeacherPlace, finite_or_none, none_to_nan
 from kd_tune.soft_targets import open_bank, read_fingerprint
 from kd_tune.trial_data import TrialData
@@ -160,11 +159,17 @@ def describe_student(assignment: Assignment, dataset: Dataset, row: EpochRow) ->
 
 
 def _rows_of(folder: Path) -> list[EpochRow]:
-    """The rows that a checkpoint was written with, its own the last; what JSON could not hold comes back as NaN."""
-    path = folder / checkpoint.TRIAL
+    """The rows that a checkpoint was written with, its own the last; what JSON could not hold comes back as NaN.
+
+    A damaged checkpoint is set aside before that is said, so that a trial that is started again does without it.
+    """
     try:
-        record = read_json(path)
+        record = checkpoint.read(folder)
+    except checkpoint.DamagedCheckpoint as damage:
+        aside = checkpoint.set_aside(folder)
+        raise ConfigError(f"{damage}; it is set aside as {aside}, and without it the training begins anew") from None
+    try:
         rows = [EpochRow(**none_to_nan(stored)) for stored in [*record.get("unreported", []), record["row"]]]
     except (KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: not the record of a checkpoint: {error}") from None
+        raise ConfigError(f"{folder / checkpoint.TRIAL}: not the record of a checkpoint: {error}") from None
     return [replace(row, restored=True, note="") for row in rows]

@@ -21,7 +21,7 @@ from kd_tune.data import Dataset
 from kd_tune.engine import answer
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import Run, TrialState, checkpoints_of
-from kd_tune.paths import read_json, written_whole
+from kd_tune.paths import written_whole
 from kd_tune.trial_data import TrialData, best_device
 
 
@@ -86,7 +86,7 @@ def checkpoint_of(place: Path, trial: TrialState) -> Path:
 
 def _student_logits(place: Path, trial: TrialState, data: TrialData) -> np.ndarray:
     source = checkpoint_of(place, trial)
-    network = build_student(read_json(source / checkpoint.TRIAL)["trial"]["student"], data.dataset)
+    network = build_student(checkpoint.read(source)["trial"]["student"], data.dataset)
     checkpoint.load_weights(source / checkpoint.WEIGHTS, network)
     logits: np.ndarray = answer(network.to(data.device), data).cpu().numpy()
     return logits

@@ -8,7 +8,8 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from kd_tune.errors import ConfigError, EnvironmentProblem, refused_by_system
 
 CACHE_VARIABLE = "KD_TUNE_CACHE"
+CHECKSUM = "crc32"
 
 
 def cache_folder() -> Path:
@@ -88,25 +90,43 @@ def exclusive(path: Path, complaint: str) -> Iterator[None]:
         yield
 
 
-def write_json(target: Path, content: Any) -> None:
-    """Writes one JSON file, indented."""
+def write_json(target: Path, content: Mapping[str, Any]) -> None:
+    """Writes one JSON object, indented, with a checksum of its content as its last key."""
     with written_whole(target) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        sealed = {**content, CHECKSUM: _checksum(content)}
+        temporary.write_text(json.dumps(sealed, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+    """A JSON object from a file, without its checksum; one that a person wrote needs none.
 
     Raises:
-        ConfigError: there is none, or something else; the message names the file.
+        ConfigError: there is none, something else, or not as it was written; the message names the file.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except OSError as error:
+        raise refused_by_system(error, path) or ConfigError(f"{path}: cannot be read: {error}") from None
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold a JSON object")
+    checksum = content.pop(CHECKSUM, None)
+    if checksum is not None and checksum != _checksum(content):
+        raise ConfigError(
+            f"{path}: its content is not what was written; the file is damaged "
+            f"(whoever changed it on purpose takes out its line {CHECKSUM})"
+        )
     return content
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 class Record(BaseModel):

@@ -9,6 +9,7 @@ Shapes: V views, N training images, C classes.
 from __future__ import annotations
 
 import hashlib
+import io
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,12 +21,13 @@ import torch
 
 from kd_tune.augment import apply_views, view_table
 from kd_tune.data import Dataset
-from kd_tune.errors import ConfigError
+from kd_tune.errors import ConfigError, refused_by_system
 from kd_tune.paths import (
     Record,
     cache_folder,
     exclusive,
     file_name,
+    naming,
     read_json,
     read_record,
     write_json,
@@ -72,10 +74,12 @@ def folder_of(teacher: Teacher, dataset: Dataset) -> Path:
 
 
 class BankRecord(Record):
-    """`bank.json`: what the answers follow from, and a checksum (CRC-32) for every view that is whole."""
+    """`bank.json`: what the answers follow from, and checksums (CRC-32): of every view that is whole, and of the file
+    of the validation images' answers."""
 
     fingerprint: str
     checksums: list[int]
+    val_checksum: int | None = None
 
 
 def is_filled(folder: Path, views: int) -> bool:
@@ -109,15 +113,18 @@ def fill(
     with exclusive(folder / "lock", f"{folder}: another process is filling this bank; wait for it"):
         record = _start_record(folder, teacher, dataset)
         answers = Answers(teacher, device)
-        if not (folder / VAL_LOGITS).exists():
+        if not (folder / VAL_LOGITS).exists() or record.get("val_checksum") is None:
             val = np.concatenate(
                 [
                     _ask(answers, dataset.val.images, at, 0, dataset, device)
                     for at in range(0, len(dataset.val), evaluation_batch(dataset.image_size))
                 ]
             )
-            with written_whole(folder / VAL_LOGITS) as temporary, temporary.open("wb") as file:
-                np.save(file, val)
+            content = _as_npy(val)
+            with written_whole(folder / VAL_LOGITS) as temporary:
+                temporary.write_bytes(content)
+            record["val_checksum"] = zlib.crc32(content)
+            write_json(folder / RECORD, record)
         _append_views(folder, record, answers, dataset, views, device, progress)
     teacher.network.cpu()  # trials may want the device's memory
 
@@ -144,8 +151,16 @@ def write_bank(folder: Path, fingerprint: str, views: Iterable[np.ndarray], val_
                 content = np.ascontiguousarray(view).tobytes()
                 file.write(content)
                 checksums.append(zlib.crc32(content))
-        np.save(temporary / VAL_LOGITS, val_logits)
-        write_json(temporary / RECORD, {"format": FORMAT, "fingerprint": fingerprint, "checksums": checksums})
+        val = _as_npy(val_logits)
+        (temporary / VAL_LOGITS).write_bytes(val)
+        made = {"format": FORMAT, "fingerprint": fingerprint, "checksums": checksums, "val_checksum": zlib.crc32(val)}
+        write_json(temporary / RECORD, made)
+
+
+def _as_npy(logits: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, logits)
+    return file.getvalue()
 
 
 def read_fingerprint(folder: Path) -> str:
@@ -172,10 +187,15 @@ def open_bank(folder: Path, fingerprint: str, num_images: int, num_classes: int,
     try:
         # Copy on write: torch wants an array that it may write to; the file stays as it is.
         logits = np.memmap(folder / LOGITS, np.float16, "c", shape=(views, num_images, num_classes))
-        val_logits = np.load(folder / VAL_LOGITS, allow_pickle=False)
+        val = (folder / VAL_LOGITS).read_bytes()
+        if record.val_checksum is not None and zlib.crc32(val) != record.val_checksum:
+            raise ValueError(f"{VAL_LOGITS} is not what was written")
+        val_logits = np.load(io.BytesIO(val), allow_pickle=False)
         if val_logits.ndim != 2 or val_logits.shape[1] != num_classes:
             raise ValueError(f"{VAL_LOGITS} has the shape {val_logits.shape}")
     except (OSError, ValueError, EOFError) as error:
+        if isinstance(error, OSError) and (problem := refused_by_system(error, folder)):
+            raise problem from None
         raise ConfigError(f"{folder}: the bank is damaged: {error}; delete the folder to fill it anew") from None
     for view, checksum in enumerate(checksums[:views]):
         if zlib.crc32(logits[view].tobytes()) != checksum:
@@ -220,7 +240,7 @@ def _append_views(
     batch = evaluation_batch(dataset.image_size)
     whole_views, rest = divmod(_rows_done(folder, num_classes), num_images)
     done = whole_views * num_images + rest // batch * batch
-    with (folder / LOGITS).open("ab") as file:
+    with naming(folder / LOGITS), (folder / LOGITS).open("ab") as file:
         file.truncate(done * row_bytes)
         for view in range(views):
             for start in range(max(0, done - view * num_images), num_images, batch):

@@ -208,9 +208,9 @@ def save(folder: Path, network: nn.Module, record: dict[str, Any]) -> None:
     """Writes a teacher, whole or not at all."""
     with written_whole(folder, replace=exists(folder)) as temporary:
         temporary.mkdir(parents=True)
-        checkpoint.save_weights(temporary / WEIGHTS, network)
-        sha256 = hashlib.sha256((temporary / WEIGHTS).read_bytes()).hexdigest()
-        write_json(temporary / RECORD, record | {"weights_sha256": sha256})
+        weights = checkpoint.weights_of(network)
+        (temporary / WEIGHTS).write_bytes(weights)
+        write_json(temporary / RECORD, record | {"weights_sha256": hashlib.sha256(weights).hexdigest()})
 
 
 def load(folder: Path, dataset: Dataset) -> Teacher:

@@ -209,7 +209,7 @@ def _keep(
     made = teacher.base_record(trial["student"], dataset) | {
         "recipe": dict(trial),
         "seed": TEACHER_SEED,
-        "dataset": read_json(newest / checkpoint.TRIAL)["dataset"],
+        "dataset": checkpoint.read(newest)["dataset"],
         "epochs": list(read_json(work / LOG).values()),
         "val_accuracy": row.val_accuracy,
         "val_loss": row.val_loss,
@@ -232,7 +232,7 @@ def _check_unfinished(work: Path, trial: Mapping[str, Any], dataset: Dataset) ->
     found = checkpoint.newest(work)
     if found is None:
         return
-    record = read_json(found / checkpoint.TRIAL)
+    record = checkpoint.read(found)
     for what, there, here in (
         ("with another recipe", record.get("trial"), trial),
         ("on other images", record.get("dataset", {}).get("fingerprint"), dataset.fingerprint),

@@ -134,7 +134,7 @@ class Tied(nn.Module):
 
 def test_tied_weights_are_saved_and_loaded(tmp_path: Path) -> None:
     network, other = Tied(), Tied()
-    checkpoint.save_weights(tmp_path / "tied.safetensors", network)
+    (tmp_path / "tied.safetensors").write_bytes(checkpoint.weights_of(network))
     checkpoint.load_weights(tmp_path / "tied.safetensors", other)
     assert other.second.weight is other.first.weight
     images = torch.rand(3, 4)

@@ -17,7 +17,7 @@ from kd_tune import checkpoint
 from kd_tune.catalog import check_trial
 from kd_tune.errors import ConfigError
 from kd_tune.host import open_trial
-from kd_tune.paths import read_json
+from kd_tune.paths import read_json, write_json
 from kd_tune.records import Assignment, EpochRow, TeacherPlace
 from kd_tune.search_file import Source, parse_search_file
 from tests.training import KINDS, curve, every_kind, numbers, trial
@@ -142,6 +142,35 @@ class Trap:
         return os.mkdir, (str(self.target),)
 
 
+@pytest.mark.parametrize("name", [checkpoint.WEIGHTS, checkpoint.STATE, checkpoint.TRIAL])
+def test_a_trial_begins_anew_without_its_damaged_checkpoint(name: str, assignment: Callable[..., Assignment]) -> None:
+    alone, cut = assignment(trial(), "alone"), assignment(trial(), "cut", checkpoint_epochs=(2,))
+    first(open_trial(cut), 2)
+    folder = Path(cut.checkpoints) / "epoch_0002"
+    for _ in range(2):  # the second time, one lies aside already
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 1  # of the weights, a number that is as likely as any other
+        (folder / name).write_bytes(content)
+        with pytest.raises(ConfigError, match=r"set aside as .*/damaged_epoch_0002, and .* the training begins anew"):
+            list(open_trial(cut))
+        assert curve(first(open_trial(cut), 2)) == curve(first(open_trial(alone), 2))
+    assert curve(list(open_trial(cut))) == curve(list(open_trial(alone))[1:])
+
+
+def without_hashes(folder: Path) -> None:
+    """Makes a checkpoint one of before there were hashes."""
+    record = read_json(folder / checkpoint.TRIAL)
+    del record[checkpoint.HASHES]
+    write_json(folder / checkpoint.TRIAL, record)
+
+
+def test_a_checkpoint_of_before_there_were_hashes_is_gone_on_with(assignment: Callable[..., Assignment]) -> None:
+    cut = assignment(trial(), checkpoint_epochs=(2,))
+    first(open_trial(cut), 2)
+    without_hashes(Path(cut.checkpoints) / "epoch_0002")
+    assert next(open_trial(cut)).restored
+
+
 @pytest.mark.parametrize(
     "wrap", [torch.save, lambda trap, path: path.write_bytes(pickle.dumps(trap, protocol=2))], ids=["zip", "raw"]
 )
@@ -150,7 +179,9 @@ def test_code_in_a_checkpoint_is_not_run(
 ) -> None:
     cut = assignment(trial(), checkpoint_epochs=(2,))
     first(open_trial(cut), 2)
-    wrap(Trap(tmp_path / "sprung"), Path(cut.checkpoints) / "epoch_0002" / checkpoint.STATE)
+    folder = Path(cut.checkpoints) / "epoch_0002"
+    wrap(Trap(tmp_path / "sprung"), folder / checkpoint.STATE)
+    without_hashes(folder)
     with pytest.raises(ConfigError, match=r"state\.pt: cannot be read"):
         list(open_trial(cut))
     assert not (tmp_path / "sprung").exists()

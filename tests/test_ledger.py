@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ from hypothesis import strategies as st
 from kd_tune import ledger, records
 from kd_tune.errors import ConfigError, EnvironmentProblem
 from kd_tune.ledger import Event, Run, RunState, read_events, replay
+from kd_tune.paths import read_json
+from tests.scarcity import largest_file
 from tests.searches import toy_manifest, without_checksums
 
 SEARCH_YAML = "trial: {}\n"
@@ -242,15 +243,11 @@ def test_a_ledger_of_before_there_were_checksums_is_read_and_gone_on_with(folder
 
 def test_a_full_disk_costs_one_event_and_the_next_one_finds_its_place(folder: Path) -> None:
     run = Run(folder)
-    before, limits = replay(folder), resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = replay(folder)
     run.record("remark")
     newest = segments(folder)[-1]
-    resource.setrlimit(resource.RLIMIT_FSIZE, (newest.stat().st_size + 20, limits[1]))
-    try:
-        with pytest.raises(EnvironmentProblem, match=r"ledger: File too large; raise the limit"):
-            run.record(records.STOPPED, trial=1, reason="pruned")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with largest_file(newest.stat().st_size + 20), pytest.raises(EnvironmentProblem, match="ledger: File too large"):
+        run.record(records.STOPPED, trial=1, reason="pruned")
     assert not newest.read_bytes().endswith(b"\n"), "a part of the line was written"
     assert run.state == before == replay(folder)
     run.record(records.STOPPED, trial=1, reason="completed")
@@ -321,7 +318,7 @@ def test_a_run_is_never_made_over_an_existing_folder(folder: Path, tmp_path: Pat
 
 def test_a_new_run_holds_its_search_file_and_manifest(folder: Path) -> None:
     assert (folder / ledger.SEARCH_FILE).read_text(encoding="utf-8") == SEARCH_YAML
-    assert json.loads((folder / ledger.MANIFEST).read_text(encoding="utf-8")) == toy_manifest().model_dump()
+    assert read_json(folder / ledger.MANIFEST) == toy_manifest().model_dump()
 
 
 def test_a_folder_that_cannot_be_made_is_told_with_the_reason(tmp_path: Path) -> None:

@@ -291,7 +291,7 @@ def test_weights_of_a_students_kind_are_no_teacher(toy_dataset: Dataset, tmp_pat
 @pytest.fixture
 def weights_file(tmp_path: Path, learnt: nn.Module) -> Path:
     """The same network as a user brings it."""
-    checkpoint.save_weights(tmp_path / "mine.safetensors", learnt)
+    (tmp_path / "mine.safetensors").write_bytes(checkpoint.weights_of(learnt))
     return tmp_path / "mine.safetensors"
 
 
