@@ -10,6 +10,7 @@ a crash by the same code.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 import zlib
@@ -22,8 +23,8 @@ from typing import Any, BinaryIO, Protocol
 from kd_tune import records
 from kd_tune.errors import ConfigError, refused_by_system
 from kd_tune.manifest import MANIFEST, Manifest
-from kd_tune.paths import exclusive, naming, write_json
-from kd_tune.records import METRIC, StopReason, finite_or_none
+from kd_tune.paths import exclusive, naming, refuse_constant, write_json
+from kd_tune.records import METRIC, STOP_REASONS, StopReason, finite_or_none
 
 Event = dict[str, Any]
 SEGMENT_LINES = 20_000
@@ -48,6 +49,13 @@ _FIELD_TYPES: dict[str, dict[str, type]] = {
     records.RETRIED: {"trial": int},
     records.STOPPED: {"trial": int, "reason": str},
 }
+_OPTIONAL_TYPES: dict[str, dict[str, type]] = {
+    records.STARTED: {"strata": list},
+    records.KNOWN: {"stratum": int, "spared_at": int},
+    records.PROPOSED: {"repeat": int, "stratum": int, "never_pruned": bool},
+    records.STOPPED: {"error": str},
+}
+_LARGE = 2.0**63  # beyond all whole numbers of a table
 
 
 @dataclass
@@ -130,9 +138,7 @@ class RunState:
     def apply(self, event: Event) -> None:
         """Folds one event in; kinds that change no state are passed over."""
         kind = event["event"]
-        for name, expected in _FIELD_TYPES.get(kind, {}).items():
-            if type(event[name]) is not expected:
-                raise TypeError(f"{name} must be of type {expected.__name__}")
+        _check_fields(kind, event)
         if kind == records.STARTED:
             self.launches += 1
             self.quota = self.quota or dict(event["quota"])
@@ -203,6 +209,40 @@ def ranked(trials: Iterable[TrialState]) -> list[TrialState]:
     return sorted((trial for trial in trials if trial.usable), key=lambda trial: (-(trial.value or 0.0), trial.number))
 
 
+def _check_fields(kind: str, event: Event) -> None:
+    """Raises KeyError, TypeError or ValueError if an event is not what its kind must be."""
+    for name, expected in _FIELD_TYPES.get(kind, {}).items():
+        if type(event[name]) is not expected:
+            raise TypeError(f"{name} must be of type {expected.__name__}")
+    for name, expected in _OPTIONAL_TYPES.get(kind, {}).items():
+        if event.get(name) is not None and type(event[name]) is not expected:
+            raise TypeError(f"{name} must be of type {expected.__name__}")
+    if kind == records.EPOCH:
+        _check_numbers(value for name, value in event.items() if name != "event")
+        if event["epoch"] < 0:
+            raise ValueError("epoch must not be below 0")
+    elif kind in (records.PROPOSED, records.KNOWN):
+        _check_numbers(value for value in event["draw"].values() if not isinstance(value, str))
+        _check_numbers(number for pair in event.get("values", ()) for number in pair)
+    elif kind == records.STOPPED and event["reason"] not in STOP_REASONS:
+        raise ValueError(f"reason must be one of {', '.join(STOP_REASONS)}")
+    elif kind in (records.STARTED, records.REOPENED):
+        _check_numbers([*event["quota"].values(), *event.get("strata", ()), *event.get("trials", ())])
+
+
+def _check_numbers(values: Iterable[Any]) -> None:
+    """Raises TypeError or ValueError if one of some values is neither None nor a number that a table can hold.
+
+    By the smallest and the largest of them, which is faster than asking each: there are millions.
+    """
+    numbers = [value for value in values if value is not None]
+    if not numbers or (min(numbers) > -_LARGE and max(numbers) < _LARGE):
+        return
+    for number in numbers:  # a loss that diverges may be as large
+        if not -_LARGE < number < _LARGE and (isinstance(number, int) or not math.isfinite(number)):
+            raise ValueError("a number is not finite, or too large")
+
+
 def _known_trial(event: Event) -> TrialState:
     return TrialState(
         event["trial"],
@@ -264,7 +304,7 @@ def _without_seals(segment: Path, lines: list[bytes], checksum: int) -> tuple[li
 def _parsed(text: bytes) -> Any:
     """What JSON says; None if it is none."""
     try:
-        return json.loads(text.decode())
+        return json.loads(text.decode(), parse_constant=refuse_constant)
     except (ValueError, RecursionError):
         return None
 
@@ -291,7 +331,7 @@ def _replay(folder: Path) -> tuple[RunState, int]:
         for event in events:
             try:
                 state.apply(event)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
                 raise ConfigError(f"{folder}: the ledger's event {event} cannot be followed: {error!r}") from None
     return state, checksum
 

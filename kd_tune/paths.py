@@ -104,7 +104,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ConfigError: there is none, something else, or not as it was written; the message names the file.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
     except OSError as error:
         raise refused_by_system(error, path) or ConfigError(f"{path}: cannot be read: {error}") from None
     except (ValueError, RecursionError) as error:
@@ -125,14 +125,25 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return f"{zlib.crc32(text.encode()):08x}"
 
 
-def _refuse_constant(name: str) -> None:
+def refuse_constant(name: str) -> None:
+    """For `json.loads`, which would take NaN and infinities."""
     raise ValueError(f"{name} is not JSON")
+
+
+def check_fits_memory(path: Path, num_bytes: int) -> None:
+    """Raises ConfigError if what a file holds is more than this machine's memory: archives may hold far more than they
+    take."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if num_bytes > memory:
+        raise ConfigError(
+            f"{path}: holds {num_bytes / 2**30:,.1f} GiB, more than this machine's memory, {memory / 2**30:,.1f} GiB"
+        )
 
 
 class Record(BaseModel):
     """Base of what is kept in JSON files: the fields that are relied on; others may stand beside them."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 
 RecordT = TypeVar("RecordT", bound=Record)

@@ -54,12 +54,14 @@ def read(folder: Path) -> RunTables:
     """Reads a run, finished or not.
 
     Raises:
-        ConfigError: no run here, a damaged one, or a confirmation, whose trials are no search's.
+        ConfigError: no run here, none that has begun, a damaged one, or a confirmation, whose trials are no search's.
     """
     if not (folder / SEARCH_FILE).exists():
         raise ConfigError(no_run(folder))
     refuse_confirmation(folder, "what it found stands in the report of its search:")
     state = replay(folder)
+    if not state.quota:
+        raise ConfigError(f"{folder}: nothing has begun here; go on with run_search.py --resume {folder}")
     file = load_search_file(folder / SEARCH_FILE)
     return RunTables(folder, file, read_record(folder / MANIFEST, Manifest), state, _trials(state), _history(state))
 

@@ -9,6 +9,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from kd_tune import records
 from kd_tune.config import SchedulerConfig
+from kd_tune.errors import ConfigError
 from kd_tune.judges import SCHEDULERS, Judge
 from kd_tune.ledger import Event, Recorder, TrialState
 from kd_tune.records import METRIC, StopReason, select_metrics
@@ -74,11 +75,18 @@ class Referee:
 
 
 def replay_verdicts(run: Recorder, referee: Referee, events: list[Event]) -> None:
-    """Shows the referee every epoch of a run so far; records verdicts that a killed launcher had no time to record."""
+    """Shows the referee every epoch of a run so far; records verdicts that a killed launcher had no time to record.
+
+    Raises:
+        ConfigError: an epoch lacks what a verdict needs.
+    """
     for event in events:
         if event["event"] == records.EPOCH:
             trial = run.state.trials[event["trial"]]
-            verdict = referee.judge(trial, event)
+            try:
+                verdict = referee.judge(trial, event)
+            except KeyError as error:
+                raise ConfigError(f"the ledger's event {event} cannot be followed: {error!r}") from None
             known = trial.end if verdict != "spared" else trial.spared_at
             if verdict is not None and known is None:
                 _record(run, verdict, trial, event["epoch"])

@@ -45,7 +45,7 @@ class Normalisation(Record):
 class InputShape(Record):
     """What a network was built for."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid")
     num_classes: Annotated[int, Field(ge=2)]
     in_channels: Annotated[int, Field(ge=1)]
     image_size: Annotated[int, Field(ge=1)]

@@ -7,25 +7,21 @@ Three kinds: safetensors; what `torch.save` writes (itself a zip archive, or in 
 from __future__ import annotations
 
 import io
-import pickle
 import re
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kd_tune.errors import ConfigError
+from kd_tune.errors import ConfigError, refused_by_system
+from kd_tune.paths import check_fits_memory
 
 WRAPPERS = ("state_dict", "model")  # keys under which training scripts keep the state dict beside other things
 PREFIXES = ("module.", "model.")  # of DataParallel and of Lightning: on every key or on none
-
-_DAMAGE = (RuntimeError, ValueError, LookupError, EOFError, AttributeError, TypeError)  # what a damaged pickle raises
 
 
 def read_state_dict(path: Path, name: str) -> dict[str, Tensor]:
@@ -42,17 +38,31 @@ def read_state_dict(path: Path, name: str) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return _without_prefix(load_file(path))
         with path.open("rb") as file:
+            _check_archive(file, path)
             content = _load(_member(file, name, path) or file, path)
-    except SafetensorError as error:
-        raise ConfigError(f"{path}: cannot be read as safetensors: {error}") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise ConfigError(f"{path}: a damaged archive: {error}") from None
+    except ConfigError:
+        raise
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise refused_by_system(error, path) or ConfigError(
+            f"{path}: cannot be read: {error.strerror or error}"
+        ) from None
+    except Exception as error:  # safetensors, zipfile and zlib all raise their own on a damaged file
+        kind = "safetensors, or damaged ones" if path.suffix == ".safetensors" else "an archive, or a damaged one"
+        raise ConfigError(f"{path}: cannot be read as {kind}: {error}") from None
     return _without_prefix(_state_dict(content, path))
 
 
-def _member(file: Any, name: str, path: Path) -> io.BytesIO | None:
+def _check_archive(file: BinaryIO, path: Path) -> None:
+    """Compares an archive's members with their checksums: torch does not."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            check_fits_memory(path, sum(member.file_size for member in archive.infolist()))
+            if (damaged := archive.testzip()) is not None:
+                raise ConfigError(f"{path}: {damaged} in this archive is damaged: its checksum is another one")
+    file.seek(0)
+
+
+def _member(file: BinaryIO, name: str, path: Path) -> io.BytesIO | None:
     """One file of an archive, in memory: nothing is written where an archive says. None: it is no such archive."""
     if not zipfile.is_zipfile(file):
         file.seek(0)
@@ -67,17 +77,18 @@ def _member(file: Any, name: str, path: Path) -> io.BytesIO | None:
             known = ", ".join(str(member) for member in members if member.suffix == ".pt") or "no .pt file"
             problem = f"no member {name}.pt" if not found else f"{len(found)} members named {name}.pt"
             raise ConfigError(f"{path}: {problem} in this archive; it holds {known}")
-        try:
-            return io.BytesIO(archive.read(found[0]))
-        except RuntimeError as error:  # encrypted
-            raise ConfigError(f"{path}: {found[0]} cannot be read: {error}") from None
+        content = io.BytesIO(archive.read(found[0]))
+    _check_archive(content, path)
+    return content
 
 
-def _load(file: Any, path: Path) -> Any:
+def _load(file: BinaryIO, path: Path) -> Any:
     """What `torch.save` wrote; tensors and plain containers only."""
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, *_DAMAGE) as error:
+    except OSError:
+        raise
+    except Exception as error:  # torch and pickle raise all kinds on a damaged file
         code = re.search(r"GLOBAL (\S+)", str(error))  # torch's text goes on with how to allow it: not to be passed on
         if code is None:
             raise ConfigError(f"{path}: not a file of torch.save, or a damaged one") from None

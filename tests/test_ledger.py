@@ -116,12 +116,15 @@ def test_any_json_content_survives_and_what_json_cannot_hold_is_null(
 def test_a_number_that_is_not_finite_is_stored_as_null(tmp_path: Path, value: float) -> None:
     run = new_run(tmp_path / "run")
     run.record(records.PROPOSED, trial=0, arm="distil", draw={})
-    run.record(records.EPOCH, trial=0, attempt=0, epoch=1, val_accuracy=value, parts={"soft": [value]})
+    run.record(records.EPOCH, trial=0, attempt=0, epoch=1, val_accuracy=value)
+    run.record("remark", parts={"soft": [value]})
     run.close()
     text = segments(tmp_path / "run")[0].read_text(encoding="utf-8")
-    event = json.loads(text.splitlines()[1], parse_constant=lambda token: pytest.fail(f"{token} is not JSON"))
-    assert event["val_accuracy"] is None
-    assert event["parts"] == {"soft": [None]}
+    _, epoch, remark = (
+        json.loads(line, parse_constant=lambda token: pytest.fail(f"{token} is not JSON")) for line in text.splitlines()
+    )
+    assert epoch["val_accuracy"] is None
+    assert remark["parts"] == {"soft": [None]}
     assert run.state.trials[0].value is None
     assert replay(tmp_path / "run") == run.state, "live and replayed state agree on it"
 
@@ -264,6 +267,13 @@ def test_a_full_disk_costs_one_event_and_the_next_one_finds_its_place(folder: Pa
         {"event": "stopped", "trial": 99, "reason": "pruned"},
         {"event": "proposed", "trial": 3},
         {"event": "started"},
+        {"event": "epoch", "trial": 0, "attempt": 0, "epoch": 3, "val_accuracy": "0.5"},
+        {"event": "epoch", "trial": 0, "attempt": 0, "epoch": 3, "seconds": [1]},
+        {"event": "epoch", "trial": 0, "attempt": 0, "epoch": 3, "num_parameters": 2**70},
+        {"event": "epoch", "trial": 0, "attempt": 0, "epoch": -1},
+        {"event": "proposed", "trial": 3, "arm": "distil", "draw": {"lr": {}}},
+        {"event": "stopped", "trial": 0, "reason": "bored"},
+        {"event": "started", "quota": {"distil": "2"}},
     ],
     ids=lambda event: "-".join(map(str, event.values())),
 )
@@ -274,6 +284,21 @@ def test_an_event_that_does_not_follow_from_those_before_is_refused(folder: Path
         segment.write_bytes(json.dumps(event).encode() + b"\n")
     with pytest.raises(ConfigError, match=r"the ledger's event .* cannot be followed"):
         replay(folder)
+
+
+def test_a_loss_that_diverges_may_be_any_number_that_is_finite(folder: Path) -> None:
+    run = Run(folder)
+    run.record(records.EPOCH, trial=0, attempt=0, epoch=3, val_accuracy=0.1, train_loss=1e308, val_loss=1e308)
+    run.close()
+    assert replay(folder) == run.state
+
+
+def test_numbers_that_are_none_are_refused(folder: Path) -> None:
+    segment = without_checksums(folder)
+    for number in ("NaN", "-Infinity", "1e999"):
+        segment.write_text('{"event": "epoch", "trial": 0, "attempt": 0, "epoch": 1, "seconds": ' + number + "}\n")
+        with pytest.raises(ConfigError):
+            replay(folder)
 
 
 def test_events_of_an_unknown_kind_change_nothing(folder: Path) -> None:

@@ -12,6 +12,7 @@ from kd_tune.class_groups import GroupsArgument, named_groups
 from kd_tune.data.dataset import Dataset, Images, Part, from_parts
 from kd_tune.data.splits import NumTrain, SplitSeed
 from kd_tune.errors import ConfigError
+from kd_tune.paths import check_fits_memory
 
 
 def npz(
@@ -44,10 +45,12 @@ def read_npz(path: Path) -> dict[str, Part]:
     try:
         with zipfile.ZipFile(path) as archive:
             keys = {name.removesuffix(".npy") for name in archive.namelist()}
+            num_bytes = sum(member.file_size for member in archive.infolist())
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
-    except (OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # see _read_part
         raise ConfigError(f"{path}: not an .npz file: {error}") from None
+    check_fits_memory(path, num_bytes)
     missing = sorted({"train_images", "train_labels"} - keys)
     missing += [
         f"{part}_labels" for part in ("val", "test") if f"{part}_images" in keys and f"{part}_labels" not in keys

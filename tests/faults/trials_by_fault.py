@@ -1,0 +1,168 @@
+"""What the scripts of this folder share: rounds that are judged, limits that they run under, and the result file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # for the helpers of the tests
+
+SECONDS = 20.0  # that one round may take
+MEMORY = 2**31  # bytes that a round may add to its process
+
+
+class Hang(BaseException):
+    """A round took too long; no handler of the code under test may catch it."""
+
+
+@dataclass
+class Tally:
+    """What came of the rounds of one kind.
+
+    Attributes:
+        outcomes: how often each.
+        wrong: what must not happen, with the round that repeats it.
+        slowest: seconds of a round.
+    """
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    slowest: float = 0.0
+
+    def count(self, number: int, judge: Callable[[], str]) -> None:
+        """Plays one round; `judge` returns its outcome, or raises what is wrong."""
+        began = time.monotonic()
+        try:
+            with limited(SECONDS):
+                outcome = judge()
+        except (Exception, Hang) as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            outcome = "wrong"
+            self.wrong.append(f"round {number}: {error!r:.400} ({Path(last.filename).name}:{last.lineno})")
+        self.outcomes[outcome] += 1
+        self.slowest = max(self.slowest, time.monotonic() - began)
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "rounds": self.outcomes.total(),
+            "outcomes": dict(sorted(self.outcomes.items())),
+            "slowest_seconds": round(self.slowest, 2),
+            "wrong": self.wrong[:20],
+        }
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Raises Hang in the body when its time is up."""
+
+    def too_long(number: int, frame: FrameType | None) -> None:
+        raise Hang(f"not done after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def limit_memory(added: int = MEMORY) -> None:
+    """Lets this process, from now on, take so many bytes more than it has: what needs more raises a MemoryError."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + added,) * 2)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command did: its exit code, and what it printed."""
+
+    code: int
+    output: str
+
+
+def command(arguments: list[str], log: Path, seconds: float = 120.0) -> Ended:
+    """Runs a command of `kd-tune` in a process of its own, forked from this one, which has loaded what it needs.
+
+    Raises:
+        Hang: it did not end in time.
+    """
+    from kd_tune import cli
+
+    child = os.fork()
+    if not child:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        code = 1
+        try:
+            limit_memory(2 * MEMORY)
+            with log.open("w") as file:
+                for stream in (1, 2):
+                    os.dup2(file.fileno(), stream)
+            sys.stdout = os.fdopen(1, "w", closefd=False)
+            sys.stderr = os.fdopen(2, "w", closefd=False)
+            cli.main(arguments)
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    deadline = time.monotonic() + seconds
+    while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise Hang(f"{arguments}: not done after {seconds} s: {log.read_text()[-500:]}")
+        time.sleep(0.01)
+    return Ended(os.waitstatus_to_exitcode(ended[1]), log.read_text(errors="replace"))
+
+
+def judge_command(ended: Ended, accepted: str) -> str:
+    """The outcome of a command that was given something bad: refused with a message, or else done.
+
+    Raises:
+        AssertionError: a traceback, a message that names nothing, or another exit code.
+    """
+    assert "Traceback" not in ended.output, ended.output[-600:]
+    assert ended.code in (0, 2, 3), f"exit code {ended.code}: {ended.output[-600:]}"
+    if ended.code:
+        assert "error: " in ended.output, ended.output[-600:]
+        return "refused"
+    return accepted
+
+
+def parser_of(text: str | None, count: int) -> argparse.ArgumentParser:
+    """The options that every script has."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=count, help=f"rounds of each kind [default: {count}]")
+    parser.add_argument("--seed", type=int, default=0, help="of all rounds [default: 0]")
+    parser.add_argument("--only", action="append", help="one kind alone; may be repeated")
+    return parser
+
+
+def finish(script: str, tallies: dict[str, Tally], arguments: argparse.Namespace) -> None:
+    """Prints counts, writes them beside the script, and ends the process: with 1 if anything was wrong."""
+    found = {name: tally.summary() for name, tally in tallies.items()}
+    result = {"command": f"python tests/faults/{Path(script).name} --count {arguments.count}", "kinds": found}
+    for name, summary in found.items():
+        print(f"{name}: {summary}")
+    if arguments.only is None:
+        Path(script).with_suffix(".json").write_text(json.dumps(result | {"seed": arguments.seed}, indent=2) + "\n")
+    sys.exit(any(tally.wrong for tally in tallies.values()))
