@@ -102,7 +102,8 @@ def delete_older(checkpoint: Path) -> None:
     """Deletes the trial's checkpoints before this one."""
     for other in checkpoint.parent.glob("epoch_*"):
         if _NAME.fullmatch(other.name) and epoch_of(other) < epoch_of(checkpoint):
-            shutil.rmtree(other)
+            with naming(other):
+                shutil.rmtree(other)
 
 
 def weights_of(network: nn.Module) -> bytes:

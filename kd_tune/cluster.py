@@ -42,8 +42,8 @@ from ray.tune.experiment import Trial
 from kd_tune import records, signals, user_code
 from kd_tune.client import follow_trial
 from kd_tune.config import ResourcesConfig
-from kd_tune.errors import ConfigError, EnvironmentProblem
-from kd_tune.failures import LOST, explain
+from kd_tune.errors import ConfigError, EnvironmentProblem, refused_by_system
+from kd_tune.failures import LOST, environment_said, explain
 from kd_tune.ledger import Run, checkpoints_of
 from kd_tune.limits import Allowance
 from kd_tune.records import METRIC
@@ -136,10 +136,21 @@ def fit(
     slots: Slots,
     allowance: Allowance,
 ) -> None:
-    """Gives Ray everything that a run still has to do; returns when it is done, interrupted, or at a limit."""
+    """Gives Ray everything that a run still has to do; returns when it is done, interrupted, or at a limit.
+
+    Raises:
+        EnvironmentProblem: the operating system refused to write what must be written, here or where trials are
+            trained; they go on with the next launch.
+    """
     slots = replace(slots, places=min(slots.places, run.state.num_left()))
+    failures = _FailureRecorder(run, file.search.max_failures)
     with _trainable(file.resources, context, slots) as trainable, _stops_tell_tune():
-        _tuner(trainable, run, file, searcher, scheduler, slots, allowance).fit()
+        try:
+            _tuner(trainable, run, file, searcher, scheduler, slots, allowance, failures).fit()
+        except Exception as error:
+            raise _environment_behind(error) or error from None
+    if failures.problem is not None:
+        raise EnvironmentProblem(failures.problem)
 
 
 def _tuner(
@@ -150,6 +161,7 @@ def _tuner(
     scheduler: RunScheduler,
     slots: Slots,
     allowance: Allowance,
+    failures: _FailureRecorder,
 ) -> tune.Tuner:
     return tune.Tuner(
         trainable,
@@ -167,8 +179,8 @@ def _tuner(
         run_config=tune.RunConfig(
             name=f"launch_{run.state.launches:02d}",
             storage_path=str((run.folder / "ray").resolve()),
-            callbacks=[_FailureRecorder(run, file.search.max_failures)],
-            stop=_LimitStopper(allowance),
+            callbacks=[failures],
+            stop=_Stopper(allowance, failures),
             verbose=0,
         ),
     )
@@ -222,37 +234,26 @@ def _stops_tell_tune() -> Iterator[None]:
                 signal.signal(signal.SIGUSR1, before if before is not None else signal.SIG_DFL)
 
 
-class _LimitStopper(Stopper):
-    """Ends Tune's loop at a limit; trials that run then have no end in the ledger, and go on with the next launch."""
-
-    def __init__(self, allowance: Allowance) -> None:
-        self._allowance = allowance
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        return self._allowance.reached() is not None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Ray pickles stoppers into its snapshots, which kd_tune never reads
-
-
 class _FailureRecorder(Callback):
     """Records why trials broke: those that start again, and those that have done so too often.
 
     To Ray a trial that broke has ended; the searcher gives it again, unless its end is recorded. What Ray starts again
-    by itself is what a cluster said that it would take away.
+    by itself is what a cluster said that it would take away. A trial whose machine or storage is at fault has not
+    failed: the others would follow it one by one, so the search stops.
 
     Args:
         run: records it.
         max_failures: times that a trial starts again; one that was lost always does.
+
+    Attributes:
+        problem: what is wrong with a machine or a storage, once it is known.
     """
 
     def __init__(self, run: Run, max_failures: int) -> None:
         self._run = run
         self._max_failures = max_failures
         self._failures: Counter[int] = Counter()
+        self.problem: str | None = None
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._record(trial)
@@ -261,10 +262,14 @@ class _FailureRecorder(Callback):
         self._record(trial)
 
     def _record(self, trial: Trial) -> None:
-        state = self._run.state.trials[trial.config["number"]]
-        failure = explain(_said(trial), take_mark(checkpoints_of(self._run.folder, state.number)))
+        state, said = self._run.state.trials[trial.config["number"]], _said(trial)
+        in_hand = take_mark(checkpoints_of(self._run.folder, state.number))
+        if (problem := environment_said(said)) is not None:
+            self.problem = self.problem or problem
+            return
         if state.end is not None:  # it broke when it was told to stop
             return
+        failure = explain(said, in_hand)
         self._failures[state.number] += failure.what != LOST
         told = {"trial": state.number, "epoch": state.epoch, **failure._asdict()}
         if self._failures[state.number] > self._max_failures:
@@ -274,6 +279,38 @@ class _FailureRecorder(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray pickles callbacks into its snapshots, which kd_tune never reads
+
+
+class _Stopper(Stopper):
+    """Ends Tune's loop at a limit, or where nothing can be trained any more; trials that run then have no end in the
+    ledger, and go on with the next launch."""
+
+    def __init__(self, allowance: Allowance, failures: _FailureRecorder) -> None:
+        self._allowance = allowance
+        self._failures = failures
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._failures.problem is not None or self._allowance.reached() is not None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Ray pickles stoppers into its snapshots, which kd_tune never reads
+
+
+def _environment_behind(error: BaseException | None) -> EnvironmentProblem | None:
+    """What the operating system refused the ledger or Ray's own files, which Tune wraps; None if it was something else.
+
+    Tune raises a text in its place, while the error is still being handled.
+    """
+    while error is not None:
+        if isinstance(error, EnvironmentProblem):
+            return error
+        if isinstance(error, OSError) and (problem := refused_by_system(error)) is not None:
+            return problem
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def slots_of(node: Mapping[str, float], resources: ResourcesConfig) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from kd_tune.errors import EnvironmentProblem
+
 # What a failure is called, in the ledger and in the report.
 LOST = "lost"  # its node, or the host of its stack while others were trained: not the trial's fault
 MEMORY = "out of memory"
@@ -63,6 +65,13 @@ def explain(text: str, in_hand: str | None = None) -> Failure:
     if _DIED in text or LOST_HOST in last:
         return Failure(CRASH, "its process died: killed, out of memory, or an error in native code")
     return Failure(CRASH, _cut(last))
+
+
+def environment_said(text: str) -> str | None:
+    """The words of an EnvironmentProblem that a traceback ends with; None if it ends otherwise."""
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    kind, _, said = (lines[-1] if lines else "").partition(": ")
+    return said if kind == f"{EnvironmentProblem.__module__}.{EnvironmentProblem.__qualname__}" else None
 
 
 def _cut(line: str) -> str:

@@ -267,14 +267,15 @@ def read_events(folder: Path) -> Iterator[Event]:
 
 def _read_segments(folder: Path) -> Iterator[tuple[list[Event], int]]:
     """Every segment's events, and the checksum that the next line follows from."""
-    checksum = 0
+    checksum, before = 0, folder / "ledger"
     for segment in sorted((folder / "ledger").glob(SEGMENTS)):
         try:
             lines = segment.read_bytes().split(b"\n")
         except OSError as error:
             raise refused_by_system(error, segment) or ConfigError(f"{segment}: cannot be read: {error}") from None
         lines.pop()  # what follows the last line's end: nothing, or a line cut off by a kill
-        lines, checksum = _without_seals(segment, lines, checksum)
+        lines, checksum = _without_seals(segment, lines, checksum, before)
+        before = segment
         # Parsed as one, lines share the strings of their keys, which take more memory than their numbers.
         events = _parsed(b"[" + b",".join(lines) + b"]")
         if not isinstance(events, list) or len(events) != len(lines) or not all(map(_is_event, events)):
@@ -283,8 +284,15 @@ def _read_segments(folder: Path) -> Iterator[tuple[list[Event], int]]:
         yield events, checksum
 
 
-def _without_seals(segment: Path, lines: list[bytes], checksum: int) -> tuple[list[bytes], int]:
-    """Lines as JSON without their checksums, and the last one; a segment of before there were any is left as it is."""
+def _without_seals(segment: Path, lines: list[bytes], checksum: int, before: Path) -> tuple[list[bytes], int]:
+    """Lines as JSON without their checksums, and the last one; a segment of before there were any is left as it is.
+
+    Args:
+        segment: for messages.
+        lines: its own.
+        checksum: that they follow from.
+        before: the segment whose checksum that is, for messages.
+    """
     mark, seal = SEAL.partition("%")[0].encode(), SEAL.encode()
     if not any(line[-SEAL_LENGTH:].startswith(mark) for line in lines):
         return lines, checksum
@@ -293,9 +301,10 @@ def _without_seals(segment: Path, lines: list[bytes], checksum: int) -> tuple[li
         content = line[:-SEAL_LENGTH]
         checksum = zlib.crc32(content, checksum)
         if line[-SEAL_LENGTH:] != seal % checksum:
+            lost = "lines before this one" if number > 1 else f"the last lines of {before}"
             raise ConfigError(
                 f"{segment}:{number}: not a ledger event as it was written here; "
-                "the file was changed or damaged, or lines before this one are missing"
+                f"the file was changed or damaged, or {lost} are missing"
             )
         contents.append(content + b"}")
     return contents, checksum
@@ -382,7 +391,8 @@ class Run:
         except FileExistsError:
             raise ConfigError(already_there(folder)) from None
         except OSError as error:
-            raise ConfigError(f"{folder}: cannot be made: {error.strerror}") from None
+            problem = refused_by_system(error, folder)
+            raise problem or ConfigError(f"{folder}: cannot be made: {error.strerror}") from None
         (folder / "ledger").mkdir()
         (folder / SEARCH_FILE).write_text(search_yaml, encoding="utf-8")
         write_json(folder / MANIFEST, manifest.model_dump())

@@ -104,7 +104,7 @@ def start(file: SearchFile, folder: Path, launch: Launch, console: Console) -> R
         return run_trials(run, file, spaces, _places(prepared), launch, console, students)
     except BaseException:
         if not run.state.trials:  # the cluster was not there, or cannot hold a trial
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # what went wrong first is what is said
         raise
 
 

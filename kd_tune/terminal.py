@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from kd_tune.errors import ConfigError, ExitCode
+from kd_tune.errors import ConfigError, EnvironmentProblem, ExitCode
 
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="Where the data lie: a folder or an .npz file.", show_default=False)
@@ -47,9 +47,12 @@ AllowOption = Annotated[
 
 @contextmanager
 def stoppable(advice: str) -> Iterator[None]:
-    """Turns Ctrl-C into a word of advice and the exit code of what can be resumed."""
+    """Turns Ctrl-C into a word of advice and the exit code of what can be resumed; adds it to what an environment
+    does not allow."""
     try:
         yield
+    except EnvironmentProblem as problem:
+        raise EnvironmentProblem(f"{problem}; when that is mended, {advice}") from None
     except KeyboardInterrupt:
         print(f"stopped; {advice}", file=sys.stderr)
         raise typer.Exit(ExitCode.RESUMABLE) from None

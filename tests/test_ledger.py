@@ -225,7 +225,7 @@ def test_a_segment_that_is_lost_or_lost_its_end_is_found_by_the_next(folder: Pat
     first, second, third = three_segments(folder)
     whole = second.read_bytes()
     second.write_bytes(whole[: whole.index(b"\n") + 1])
-    with pytest.raises(ConfigError, match=rf"{third}:1: .* or lines before this one are missing"):
+    with pytest.raises(ConfigError, match=rf"{third}:1: .* or the last lines of {second} are missing"):
         replay(folder)
     second.unlink()
     with pytest.raises(ConfigError, match=rf"{third}:1: "):

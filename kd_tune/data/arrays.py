@@ -11,7 +11,7 @@ import numpy as np
 from kd_tune.class_groups import GroupsArgument, named_groups
 from kd_tune.data.dataset import Dataset, Images, Part, from_parts
 from kd_tune.data.splits import NumTrain, SplitSeed
-from kd_tune.errors import ConfigError
+from kd_tune.errors import ConfigError, refused_by_system
 from kd_tune.paths import check_fits_memory
 
 
@@ -49,7 +49,8 @@ def read_npz(path: Path) -> dict[str, Part]:
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except Exception as error:  # see _read_part
-        raise ConfigError(f"{path}: not an .npz file: {error}") from None
+        refused = refused_by_system(error, path) if isinstance(error, OSError) else None
+        raise refused or ConfigError(f"{path}: not an .npz file: {error}") from None
     check_fits_memory(path, num_bytes)
     missing = sorted({"train_images", "train_labels"} - keys)
     missing += [

@@ -435,11 +435,12 @@ def in_process(kind: Kind, count: int, seed: int) -> Tally:
     limit_memory()
     for number in range(count):
         kind.spoil(random.Random(f"{seed}/{number}"))
-        tally.count(number, lambda: _read(kind))
+        tally.count(number, lambda: refused_or_read(kind))
     return tally
 
 
-def _read(kind: Kind) -> str:
+def refused_or_read(kind: Kind) -> str:
+    """Has a file read; the outcome, or what is wrong raised."""
     try:
         return kind.read()
     except ConfigError as error:

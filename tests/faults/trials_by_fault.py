@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # for the helpers of the tests
 
@@ -46,15 +47,19 @@ class Tally:
     def count(self, number: int, judge: Callable[[], str]) -> None:
         """Plays one round; `judge` returns its outcome, or raises what is wrong."""
         began = time.monotonic()
+        outcome = self.check(number, judge)
+        self.outcomes["wrong" if outcome is None else outcome] += 1
+        self.slowest = max(self.slowest, time.monotonic() - began)
+
+    def check(self, number: int, judge: Callable[[], T]) -> T | None:
+        """A further part of a round, which is no round of its own; None if something is wrong."""
         try:
             with limited(SECONDS):
-                outcome = judge()
+                return judge()
         except (Exception, Hang) as error:
             last = traceback.extract_tb(error.__traceback__)[-1]
-            outcome = "wrong"
             self.wrong.append(f"round {number}: {error!r:.400} ({Path(last.filename).name}:{last.lineno})")
-        self.outcomes[outcome] += 1
-        self.slowest = max(self.slowest, time.monotonic() - began)
+            return None
 
     def summary(self) -> dict[str, Any]:
         return {
