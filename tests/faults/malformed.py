@@ -18,6 +18,7 @@ import random
 import tempfile
 import zipfile
 from abc import ABC, abstractmethod
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -279,7 +280,12 @@ def good_run(folder: Path) -> Path:
     """A run of twelve trials of two arms: completed, pruned, diverged, failed, unfinished."""
     chance = random.Random(0)
     search = toy_search(**{"search.arms": ["distil", "cross_entropy"]})
-    run = Run.create(folder, dump_yaml(search), toy_manifest())
+    with closing(Run.create(folder, dump_yaml(search), toy_manifest())) as run:
+        _record_trials(run, chance)
+    return folder
+
+
+def _record_trials(run: Run, chance: random.Random) -> None:
     run.record("started", quota={"distil": 8, "cross_entropy": 8}, strata=[], slots=2, stack=1)
     ends: list[Any] = ["completed"] * 5 + ["pruned"] * 3 + ["diverged", "failed", None, None]
     for number, end in enumerate(ends):
@@ -300,8 +306,6 @@ def good_run(folder: Path) -> Path:
             run.record(
                 "stopped", trial=number, reason=end, epoch=num_epochs, **{"error": "no"} if end == "failed" else {}
             )
-    run.close()
-    return folder
 
 
 @dataclass
@@ -452,7 +456,7 @@ def refused_or_read(kind: Kind) -> str:
 
 def through_the_command(kind: Kind, count: int, seed: int) -> Tally:
     """Gives so many to the command, each in a process of its own."""
-    tally = Tally()
+    tally = Tally(seconds=150.0)
     for number in range(count):
         kind.spoil(random.Random(f"command/{seed}/{number}"))
         log = kind.folder / "log.txt"

@@ -35,11 +35,13 @@ class Tally:
     """What came of the rounds of one kind.
 
     Attributes:
+        seconds: that one round may take.
         outcomes: how often each.
         wrong: what must not happen, with the round that repeats it.
         slowest: seconds of a round.
     """
 
+    seconds: float = SECONDS
     outcomes: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     slowest: float = 0.0
@@ -54,7 +56,7 @@ class Tally:
     def check(self, number: int, judge: Callable[[], T]) -> T | None:
         """A further part of a round, which is no round of its own; None if something is wrong."""
         try:
-            with limited(SECONDS):
+            with limited(self.seconds):
                 return judge()
         except (Exception, Hang) as error:
             last = traceback.extract_tb(error.__traceback__)[-1]
