@@ -108,9 +108,12 @@ def _attributes(tables: RunTables, trial: TrialState) -> dict[str, Any]:
 
 
 def _times(trial: TrialState) -> tuple[datetime, datetime]:
-    """When its first epoch began and its last one ended, by the ledger's clock; 1970 for a trial without epochs."""
+    """When its first epoch began and its last one ended, by the ledger's clock; 1970 for a trial without epochs.
+
+    A clock that was set back meanwhile makes no trial end before it began.
+    """
     rows = [trial.rows[epoch] for epoch in sorted(trial.rows)]
     if not rows:
         return datetime.fromtimestamp(0), datetime.fromtimestamp(0)
     began = rows[0]["time"] - (rows[0].get("seconds") or 0.0)
-    return datetime.fromtimestamp(began), datetime.fromtimestamp(rows[-1]["time"])
+    return datetime.fromtimestamp(began), datetime.fromtimestamp(max(began, rows[-1]["time"]))

@@ -45,13 +45,13 @@ def written_whole(target: Path, replace: bool = False) -> Iterator[Path]:
         if target.is_dir() and not replace and any(target.iterdir()):
             raise ConfigError(f"{target}: there is something already; name a new or an empty folder")
         yield temporary
-        if target.is_dir():
+        if replace and target.is_dir():
             old = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.old"
             target.rename(old)
             temporary.rename(target)
             shutil.rmtree(old)
         else:
-            temporary.replace(target)
+            temporary.replace(target)  # fails on a folder that somebody else made meanwhile
     except OSError as error:
         if str(error.filename).startswith(str(temporary)):
             error.filename = None  # the target says more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import random
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from kd_tune import records
 from kd_tune.config import SearchConfig
 from kd_tune.judges import SCHEDULERS
 from kd_tune.ledger import Event, Run, RunState, read_events, replay
+from kd_tune.limits import DeviceTime
 from tests.driven import Driven, MemoryRun, launch, memory_run, proposals_in, spaces_of
 from tests.searches import toy_manifest
 
@@ -95,6 +97,36 @@ def test_killed_at_any_byte_and_resumed_a_search_ends_as_if_undisturbed(
         run.close()
         assert happenings(folder) == undisturbed(config.model_dump_json())
         assert replay(folder) == run.state
+
+
+class JumpingClock:
+    """Set forwards and back, by up to a day, whenever it is asked."""
+
+    def __init__(self) -> None:
+        self._random = random.Random(0)
+
+    def __call__(self) -> float:
+        return 1.8e9 + self._random.uniform(-86400, 86400)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_clock_that_jumps_changes_nothing_but_times(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = search(seed)
+    monkeypatch.setattr("kd_tune.ledger.time.time", JumpingClock())
+    for steps in (5, 30, 1000):
+        run, driven = launch(tmp_path / "run", config)
+        devices, held = DeviceTime(1.0), [0.0]
+        run.listeners.append(devices)
+        run.record(records.STARTED, quota=config.trials_by_arm(), slots=2)
+        for _ in range(steps):
+            driven.step()
+            held.append(devices.seconds(0.0))  # long before: what is counted so far
+        run.close()
+        assert held == sorted(held)
+        assert held[-1] > 0
+    assert happenings(tmp_path / "run") == undisturbed(config.model_dump_json())
 
 
 def record_every_kind(run: Run) -> None:

@@ -115,3 +115,19 @@ def test_the_command_says_how_to_look_at_the_studies(
     assert ended.value.code == ExitCode.DONE
     assert f"optuna-dashboard sqlite:///{target}" in capsys.readouterr().out
     assert len(optuna.get_all_study_names(f"sqlite:///{target}")) == 3
+
+
+def test_a_clock_set_back_ends_no_trial_before_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([1e9 - 5 * number for number in range(8)])
+    monkeypatch.setattr("kd_tune.ledger.time.time", lambda: next(times))
+    run = Run.create(tmp_path / "run", yaml.safe_dump(toy_search()), toy_manifest())
+    run.record("started", quota={"distil": 1})
+    run.record("proposed", trial=0, arm="distil", draw={"optimizer.lr": 0.01})
+    for epoch in (1, 2):
+        run.record("epoch", trial=0, attempt=0, epoch=epoch, val_accuracy=0.5, seconds=1.0)
+    run.record("stopped", trial=0, reason="completed")
+    run.close()
+    (name,) = export_studies(results.read(tmp_path / "run"), tmp_path / "studies.db")
+    (trial,) = optuna.load_study(study_name=name, storage=f"sqlite:///{tmp_path}/studies.db").trials
+    assert trial.duration is not None
+    assert trial.duration.total_seconds() >= 0

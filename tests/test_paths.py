@@ -103,6 +103,21 @@ def test_a_folder_that_found_no_room_is_not_there(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def write_while_another_does(target: Path) -> None:
+    with written_whole(target) as slow:
+        slow.mkdir()
+        (slow / "mine").touch()
+        with written_whole(target) as fast:
+            fast.mkdir()
+            (fast / "theirs").touch()
+
+
+def test_of_two_that_write_one_folder_at_once_the_second_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="run: cannot be written: Directory not empty"):
+        write_while_another_does(tmp_path / "run")
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*")] == [Path("run"), Path("run/theirs")]
+
+
 def test_a_place_that_can_be_no_folder_is_the_users_mistake(record: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be written: ") as caught:
         write_json(record / "below", {})
