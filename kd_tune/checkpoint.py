@@ -1,8 +1,9 @@
 """A trial on disk: `student.safetensors` and `trial.json`, and `state.pt` to go on from.
 
 Nothing here can run code: safetensors and JSON hold data only, and `state.pt` is read with `weights_only`.
-A checkpoint is a folder `epoch_0003`, written under another name first; so it is whole or not there. `trial.json` holds
-the hashes of the files beside it: safetensors have no checksum of their own.
+A checkpoint is a folder `epoch_0003`, written under another name first; so it is whole or not there. In a storage it is
+whole where `trial.json` is, which is written last; it holds the hashes of the files beside it: safetensors have no
+checksum of their own.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import pickle
 import re
 import shutil
 import struct
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from torch import Tensor, nn
 
 from kd_tune.errors import ConfigError, EnvironmentProblem, refused_by_system
 from kd_tune.paths import naming, read_json, write_json, written_whole
+from kd_tune.storage import Storage
 
 WEIGHTS = "student.safetensors"
 TRIAL = "trial.json"
@@ -104,6 +107,48 @@ def delete_older(checkpoint: Path) -> None:
         if _NAME.fullmatch(other.name) and epoch_of(other) < epoch_of(checkpoint):
             with naming(other):
                 shutil.rmtree(other)
+
+
+class Shelf:
+    """A trial's checkpoints in a storage; nothing of them stays on this machine.
+
+    Args:
+        storage: the folder that holds this trial's.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._names: set[str] = set()
+
+    def newest(self, target: Path) -> Path | None:
+        """Copies the checkpoint of the latest epoch into a folder, if there is one; returns where it is."""
+        files = [Path(name) for name in self._storage.files()]
+        folders = {file.parent for file in files if _NAME.fullmatch(file.parent.name)}
+        self._names = {folder.name for folder in folders}
+        whole = [folder for folder in folders if folder / TRIAL in files]
+        if not whole:
+            return None
+        name = max(whole, key=epoch_of).name
+        with written_whole(target / name) as temporary:
+            temporary.mkdir()
+            self._storage.child(name).download(temporary)
+        return target / name
+
+    def save(self, epoch: int, network: nn.Module, optimizer: torch.optim.Optimizer, trial: dict[str, Any]) -> None:
+        """Writes a checkpoint (see `save`), and deletes those that were there."""
+        name = f"epoch_{epoch:04d}"
+        with tempfile.TemporaryDirectory(prefix="kd_tune_") as temporary:
+            save(Path(temporary, name), network, optimizer, trial)
+            self._storage.upload(Path(temporary, name), name, last=TRIAL)
+        older, self._names = self._names - {name}, {name}
+        for other in sorted(older):
+            self._storage.delete(other)
+
+    def clear(self) -> None:
+        """Deletes them all."""
+        for name in sorted(self._names):
+            self._storage.delete(name)
+        self._names = set()
 
 
 def weights_of(network: nn.Module) -> bytes:

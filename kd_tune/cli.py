@@ -27,6 +27,7 @@ from kd_tune.terminal import (
     NameOption,
     RunsOption,
     SetOption,
+    StorageOption,
     check_resumed_alone,
     make_console,
     run_folder,
@@ -74,7 +75,15 @@ def search(
     max_hours: HoursOption = None,
     max_device_hours: DeviceHoursOption = None,
     address: AddressOption = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run.", show_default=False)] = None,
+    storage: StorageOption = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Go on with this run: a folder, or the URL of one in a storage, which is fetched to --runs first.",
+            show_default=False,
+        ),
+    ] = None,
     extend: Annotated[int, typer.Option(min=0, help="With --resume: so many more trials in every arm.")] = 0,
     warm_start: Annotated[
         list[Path] | None,
@@ -91,11 +100,12 @@ def search(
     user_code.allow(allow_code or [])
     console = make_console()
     limits = Limits(max_hours, max_device_hours)
-    launch = searching.Launch(data, address, limits, extend, tuple(warm_start or ()))
+    launch = searching.Launch(data, address, limits, extend, tuple(warm_start or ()), storage=storage)
     if resume is not None:
         with_it = "--extend, --data, --address, --max-hours, --max-device-hours and --allow-code"
-        check_resumed_alone(with_it, file, name, overrides, num_trials, warm_start)
-        folder = resume
+        check_resumed_alone(with_it, file, name, overrides, num_trials, warm_start, storage)
+        with stoppable("nothing was begun; the same command begins again"):
+            folder = _folder_of(resume, runs, console)
         with stoppable(f"go on with: {_interpreter()} run_search.py --resume {folder}"):
             state = searching.resume(folder, launch, console)
     else:
@@ -110,6 +120,7 @@ def search(
             state = searching.start(load_search_file(path, overrides or [], num_trials), folder, launch, console)
     with stoppable(f"the search itself has ended; {_interpreter()} analyze.py {folder} writes its report"):
         code = _conclude(folder, state, console)
+        _copy(folder, console)
     raise typer.Exit(code)
 
 
@@ -191,6 +202,7 @@ def confirm(
         console.print(f"stopped before the test set was opened; {advice}")
         raise typer.Exit(ExitCode.RESUMABLE)
     console.print(f"report: {report.write(run, console)}")
+    _copy(run, console)
 
 
 @data_app.command()
@@ -301,6 +313,22 @@ def _conclude(folder: Path, state: RunState, console: Console) -> ExitCode:
         )
         return ExitCode.PARTIAL
     return ExitCode.DONE
+
+
+def _folder_of(run: str, runs: Path, console: Console) -> Path:
+    """A run's folder, fetched if it is named by its storage."""
+    from kd_tune.mirror import fetch
+    from kd_tune.storage import is_url
+
+    return fetch(run, runs, console) if is_url(run) else Path(run)
+
+
+def _copy(folder: Path, console: Console) -> None:
+    """Brings the copy in a run's storage, if it has one, up to what was written since the run was let go."""
+    from kd_tune.mirror import mirrored
+
+    with mirrored(folder, console, f"{_interpreter()} run_search.py --resume {folder} copies the rest"):
+        return
 
 
 def _export_studies(run: Path, target: Path, console: Console) -> None:

@@ -13,6 +13,7 @@ from kd_tune.terminal import (
     AllowOption,
     DataOption,
     RunsOption,
+    StorageOption,
     make_console,
 )
 
@@ -22,13 +23,14 @@ def doctor(
     data: DataOption = None,
     runs: RunsOption = Path("runs"),
     address: AddressOption = None,
+    storage: StorageOption = None,
     allow_code: AllowOption = None,
 ) -> None:
     """Check a set-up: PASS, WARN or FAIL a line, each with the mend. Exit code 5 if anything fails.
 
-    Versions, devices, memory, disk, shared memory, folders that can be written, Ray's token, telemetry and dashboard;
-    with a search file its data and teachers (image folders are decoded, as by a search); with --address the same on
-    every node.
+    Versions, devices, memory, disk, shared memory, folders and storage that can be written, Ray's token, telemetry and
+    dashboard; with a search file its data and teachers (image folders are decoded, as by a search); with --address the
+    same on every node.
     """
     from kd_tune import doctor, user_code
     from kd_tune.findings import Verdict
@@ -37,7 +39,7 @@ def doctor(
     user_code.allow(allow_code or [])
     console = make_console()
     found = None if file is None else load_search_file(file)
-    findings = doctor.examine(doctor.Setup(runs, found, data, address))
+    findings = doctor.examine(doctor.Setup(runs, found, data, address, storage))
     for finding in findings:
         console.print(str(finding))
     failures = sum(finding.verdict is Verdict.FAIL for finding in findings)

@@ -32,6 +32,7 @@ from kd_tune.errors import ConfigError, NothingUsable, TrainingsFailed
 from kd_tune.export import Exported, export_students
 from kd_tune.ledger import PLAN, SEARCH_FILE, Event, Run, RunState, refuse_confirmation, replay
 from kd_tune.manifest import hardware, versions
+from kd_tune.mirror import Mirror, mirrored
 from kd_tune.opening import checkpoint_of, open_test_set
 from kd_tune.paths import read_record, write_json, written_whole
 from kd_tune.records import derive_seed
@@ -42,6 +43,8 @@ from kd_tune.search_file import SearchFile, load_search_file
 from kd_tune.selection import Selection, leading_arm
 from kd_tune.strict_yaml import dump_yaml
 from kd_tune.watch import counted
+
+STORAGE_ADVICE = "when the storage is back, the same command goes on, without --again"
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,9 @@ def confirm(folder: Path, request: Request, launch: Launch, console: Console) ->
     """
     check_request(request)
     refuse_confirmation(folder, "confirm the search itself: kd-tune confirm")
-    with closing(Run(folder)) as run:
+    with closing(Run(folder)) as run, mirrored(folder, console, STORAGE_ADVICE) as mirror:
+        if mirror is not None:
+            run.listeners.append(mirror)
         number = confirmation_number(folder, run.state.test_openings, request.again)
         place = confirmation.folder_of(folder, number)
         if not (place / PLAN).exists():
@@ -114,7 +119,7 @@ def confirm(folder: Path, request: Request, launch: Launch, console: Console) ->
             plan = _begin(place, request.selection(found.file.search.goal), request.num_seeds, seed, run.state, found)
         state = replay(place)
         if state.failed() or not _has_ended(state):
-            state = _train(place, plan, found, launch, console)
+            state = _train(place, plan, found, launch, console, mirror)
         if not _has_ended(state):
             return None
         chosen, left_out = _collect(place, plan, state)
@@ -300,7 +305,7 @@ def _has_ended(state: RunState) -> bool:
     return bool(state.launches) and not state.num_left()
 
 
-def _train(place: Path, plan: Plan, found: Found, launch: Launch, console: Console) -> RunState:
+def _train(place: Path, plan: Plan, found: Found, launch: Launch, console: Console, mirror: Mirror | None) -> RunState:
     """Trains what is left of a confirmation; one that cannot begin leaves nothing behind."""
     launch, file = replace(launch, source=found.source), retraining_file(found.file, plan)
     console.print(in_words(plan))
@@ -311,7 +316,7 @@ def _train(place: Path, plan: Plan, found: Found, launch: Launch, console: Conso
             numbers = [trial.number for trial in failed]
             run.record(records.REOPENED, trials=numbers, quota=trainings_by_arm(plan))
         proposer = RetrainingProposer(run, plan, found.spaces)
-        return run_trials(run, file, found.spaces, found.teachers, launch, console, retrainings=proposer)
+        return run_trials(run, file, found.spaces, found.teachers, launch, console, retrainings=proposer, mirror=mirror)
     except BaseException:
         if not any(trial.rows for trial in replay(place).trials.values()):
             shutil.rmtree(place)

@@ -23,6 +23,7 @@ from kd_tune.ray_checks import check_dashboard
 from kd_tune.ray_token import MODE
 from kd_tune.search_file import SearchFile
 from kd_tune.search_findings import check_places, check_search
+from kd_tune.storage import Storage
 
 NODE_SECONDS = 120.0  # for a node's answer; loading torch there takes 5, from a slow disk a minute
 
@@ -36,24 +37,28 @@ class Setup:
         file: of a search; None: none in particular.
         source: where its data lie; None: the usual place.
         address: of a running cluster; None: this machine.
+        storage: where the run would be kept too, if anywhere.
     """
 
     runs: Path
     file: SearchFile | None = None
     source: Path | None = None
     address: str | None = None
+    storage: str | None = None
 
 
 def examine(setup: Setup) -> list[Finding]:
     """Every check there is."""
-    folders = (_folder("runs", setup.runs), _folder("cache", cache_folder(), must_be_shared=False))
-    alone = setup.address is None
+    alone, storage = setup.address is None, setup.storage
+    folders = [_folder("runs", setup.runs, storage is None), _folder("cache", cache_folder(), must_be_shared=False)]
+    if storage is not None and (kept := Storage(storage).folder) is not None:
+        folders, storage = [*folders, _folder("storage", kept)], None
     findings = [check_requirements(_requirements(), versions())]
-    findings += check_node(Node(folders, starts_ray=alone, is_head=alone, versions={}))
+    findings += check_node(Node(tuple(folders), starts_ray=alone, is_head=alone, versions={}, storage=storage))
     if setup.file is not None:
         findings += check_search(setup.file, setup.source)
     if setup.address is not None:
-        findings += check_cluster(setup.address, folders, setup.file)
+        findings += check_cluster(setup.address, folders, setup.file, storage)
         return findings
     findings.append(check_dashboard(None, has_token=True))  # kd_tune starts none
     if setup.file is not None:
@@ -99,14 +104,16 @@ def _folder(name: str, path: Path, must_be_shared: bool = True) -> Folder:
     return Folder(name, str(meant), str(there), must_be_shared=must_be_shared)
 
 
-def check_cluster(address: str, folders: Sequence[Folder], file: SearchFile | None) -> list[Finding]:
+def check_cluster(
+    address: str, folders: Sequence[Folder], file: SearchFile | None, storage: str | None = None
+) -> list[Finding]:
     """A running cluster: every node, its dashboard, and whether some node holds a trial."""
     from kd_tune import cluster
 
     try:
         with cluster.connected(address), marked(folders) as shared:
             findings = [passed("cluster", f"{address} is reached"), _check_dashboard()]
-            findings += check_nodes(shared)
+            findings += check_nodes(shared, storage)
             if file is not None:
                 findings.append(check_places(file.resources))
             return findings
@@ -132,7 +139,7 @@ def marked(folders: Iterable[Folder]) -> Iterator[list[Folder]]:
         yield shared
 
 
-def check_nodes(folders: Sequence[Folder]) -> list[Finding]:
+def check_nodes(folders: Sequence[Folder], storage: str | None = None) -> list[Finding]:
     """`check_node` on every node of the cluster that this process is connected to, each a task pinned to it."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -142,7 +149,7 @@ def check_nodes(folders: Sequence[Folder]) -> list[Finding]:
     for node in ray.nodes():
         if node["Alive"]:
             is_head = "node:__internal_head__" in node["Resources"]
-            request = Node(tuple(folders), starts_ray=False, is_head=is_head, versions=versions())
+            request = Node(tuple(folders), starts_ray=False, is_head=is_head, versions=versions(), storage=storage)
             pinned = task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
             asked[pinned.remote(request)] = node["NodeManagerAddress"]
     answered, late = ray.wait(list(asked), num_returns=len(asked), timeout=NODE_SECONDS)

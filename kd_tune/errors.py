@@ -49,6 +49,12 @@ class TrainingsFailed(ConfigError):  # noqa: N818 - likewise
     code = ExitCode.RESUMABLE
 
 
+class StorageLost(ConfigError):  # noqa: N818 - likewise
+    """The storage that keeps a copy of a run did not answer for too long; nothing is lost, and it can be resumed."""
+
+    code = ExitCode.RESUMABLE
+
+
 # What the operating system refuses, and what helps.
 _REFUSALS = {
     errno.ENOSPC: "make room there",

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from kd_tune import __version__, analysis, checkpoint, results
 from kd_tune.catalog import build_network
 from kd_tune.errors import ConfigError
-from kd_tune.ledger import KEPT_CHECKPOINTS, checkpoints_of
+from kd_tune.ledger import KEPT_CHECKPOINTS
+from kd_tune.mirror import newest_checkpoint
 from kd_tune.paths import Record, file_name, read_record, write_json, written_whole
 from kd_tune.teacher import InputShape, Normalisation
 
@@ -91,7 +92,7 @@ def export_best(run: Path, target: Path, top: int, replace: bool = False) -> lis
     tables = results.read(run)
     found: dict[str, Exported] = {}
     for name, number in _names(tables, top).items():
-        newest = checkpoint.newest(checkpoints_of(run, number))
+        newest = newest_checkpoint(run, number)
         if newest is None:
             raise ConfigError(f"{run}: trial {number} has no checkpoint")
         found[name] = Exported(newest)

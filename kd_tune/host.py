@@ -8,8 +8,10 @@ out, and goes on from the newest one it finds.
 from __future__ import annotations
 
 import json
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -25,17 +27,23 @@ from kd_tune.engine import advance, enrol
 from kd_tune.errors import ConfigError
 from kd_tune.records import Assignment, EpochRow, TeacherPlace, finite_or_none, none_to_nan
 from kd_tune.soft_targets import open_bank, read_fingerprint
+from kd_tune.storage import Storage
 from kd_tune.trial_data import TrialData
 
 # A search may have several teachers, each with a bank; on a CPU they are mapped, on a GPU copied.
 MOST_DATA = 4
+
+# Seconds for which a host waits for its storage. The launcher waits half as long and then pauses the search, so that
+# trials fail of it only where this node alone cannot reach it.
+STORAGE_PATIENCE = 600.0
 
 
 class Training:
     """A trial at its host: its student, the data that it learns from, and its checkpoints.
 
     A trial that goes on has its checkpoint's own row again, marked `restored`, and those before it that were not
-    reported when it was written: the process that was to report them may have died in between.
+    reported when it was written: the process that was to report them may have died in between. From a storage all of
+    its rows come again: the ledger may come from there too, and be older than the checkpoint.
 
     Args:
         assignment: the trial.
@@ -60,22 +68,24 @@ class Training:
             assignment.device,
         )
         self.student = enrol(assignment.trial, self.data, assignment.seed, assignment.order_seed)
+        self._shelf = None
+        if assignment.storage is not None:
+            self._shelf = checkpoint.Shelf(Storage(assignment.storage, STORAGE_PATIENCE))
         self.restored: list[EpochRow] = []
-        found = checkpoint.newest(Path(assignment.checkpoints))
-        if found is not None:
-            self.restored = _rows_of(found)
-            checkpoint.load_weights(found / checkpoint.WEIGHTS, self.student.network)
-            checkpoint.load_state(found, self.student.optimizer)
-            self.student.epoch = self.restored[-1].epoch
-        self._last = self.restored[-1] if self.restored else None
+        with self._newest_checkpoint() as found:
+            if found is not None:
+                self.restored = _rows_of(found, self._read(found))
+                checkpoint.load_weights(found / checkpoint.WEIGHTS, self.student.network)
+                checkpoint.load_state(found, self.student.optimizer)
+                self.student.epoch = self.restored[-1].epoch
+        self._rows = list(self.restored)
         self._last_saved = time.monotonic()
 
     @property
     def ended(self) -> bool:
         """Whether there is no epoch left to train."""
-        return (self._last is not None and self._last.diverged) or (
-            self.student.epoch >= self.student.training.num_epochs
-        )
+        diverged = bool(self._rows) and self._rows[-1].diverged
+        return diverged or self.student.epoch >= self.student.training.num_epochs
 
     def keep(self, row: EpochRow, unreported: Sequence[EpochRow] = ()) -> None:
         """Takes notice of an epoch that the student has done; writes a checkpoint if one is due.
@@ -84,16 +94,56 @@ class Training:
             row: the epoch.
             unreported: those before it that nobody else may have kept yet.
         """
-        self._last = row
+        earlier = unreported if self._shelf is None else tuple(self._rows)
+        self._rows.append(row)
         due = time.monotonic() - self._last_saved >= self.assignment.checkpoint_seconds
         if not (due or row.diverged or row.epoch in self.assignment.checkpoint_epochs):
             return
-        folder = Path(self.assignment.checkpoints) / f"epoch_{row.epoch:04d}"
         description = describe_student(self.assignment, self.data.dataset, row)
-        description |= {"unreported": [finite_or_none(asdict(one)) for one in unreported]} if unreported else {}
-        checkpoint.save(folder, self.student.network, self.student.optimizer, description)
-        checkpoint.delete_older(folder)
+        description |= {"unreported": [finite_or_none(asdict(one)) for one in earlier]} if earlier else {}
+        if self._shelf is not None:
+            self._shelf.save(row.epoch, self.student.network, self.student.optimizer, description)
+        else:
+            folder = Path(self.assignment.checkpoints) / f"epoch_{row.epoch:04d}"
+            checkpoint.save(folder, self.student.network, self.student.optimizer, description)
+            checkpoint.delete_older(folder)
         self._last_saved = time.monotonic()
+
+    @contextmanager
+    def _newest_checkpoint(self) -> Iterator[Path | None]:
+        """The newest checkpoint for the length of the body; None if there is none of this trial."""
+        if self._shelf is None:
+            yield checkpoint.newest(Path(self.assignment.checkpoints))
+            return
+        with tempfile.TemporaryDirectory(prefix="kd_tune_") as temporary:
+            found = self._shelf.newest(Path(temporary))
+            if found is not None and not self._is_of_this_trial(self._read(found)):
+                self._shelf.clear()
+                found = None
+            yield found
+
+    def _read(self, found: Path) -> dict[str, Any]:
+        """What a checkpoint says of its trial.
+
+        A damaged one is put out of the way before that is said, so that a trial that is started again does without it.
+        """
+        try:
+            return checkpoint.read(found)
+        except checkpoint.DamagedCheckpoint as damage:
+            if self._shelf is None:
+                done = f"it is set aside as {checkpoint.set_aside(found)}"
+            else:
+                self._shelf.clear()
+                done = f"it is deleted in {self.assignment.storage}"
+            raise ConfigError(f"{damage}; {done}, and without it the training begins anew") from None
+
+    def _is_of_this_trial(self, record: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint has this trial's draw, not only its number.
+
+        A launcher that is lost with its machine may have drawn trials that the ledger's copy does not know. They are
+        drawn again, and differently where results are missing too.
+        """
+        return bool(record.get("trial") == json.loads(json.dumps(self.assignment.trial)))
 
 
 def open_trial(assignment: Assignment) -> Iterator[EpochRow]:
@@ -158,16 +208,8 @@ def describe_student(assignment: Assignment, dataset: Dataset, row: EpochRow) ->
     }
 
 
-def _rows_of(folder: Path) -> list[EpochRow]:
-    """The rows that a checkpoint was written with, its own the last; what JSON could not hold comes back as NaN.
-
-    A damaged checkpoint is set aside before that is said, so that a trial that is started again does without it.
-    """
-    try:
-        record = checkpoint.read(folder)
-    except checkpoint.DamagedCheckpoint as damage:
-        aside = checkpoint.set_aside(folder)
-        raise ConfigError(f"{damage}; it is set aside as {aside}, and without it the training begins anew") from None
+def _rows_of(folder: Path, record: Mapping[str, Any]) -> list[EpochRow]:
+    """The rows that a checkpoint was written with, its own the last; what JSON could not hold comes back as NaN."""
     try:
         rows = [EpochRow(**none_to_nan(stored)) for stored in [*record.get("unreported", []), record["row"]]]
     except (KeyError, TypeError, AttributeError) as error:

@@ -27,7 +27,7 @@ from kd_tune.paths import exclusive, naming, refuse_constant, write_json
 from kd_tune.records import METRIC, STOP_REASONS, StopReason, finite_or_none
 
 Event = dict[str, Any]
-SEGMENT_LINES = 20_000
+SEGMENT_LINES = 2000  # a megabyte: the last segment goes to a run's storage whole, every few seconds
 SEGMENTS = "[0-9][0-9][0-9][0-9][0-9].jsonl"
 SEAL = ', "crc32": "%08x"}'  # ends a line; of the line so far, and of all lines before it
 SEAL_LENGTH = len(SEAL % 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,16 +117,22 @@ class Allowance:
         limits: of the launch and its run.
         began: when the launch did, by `time.monotonic`.
         devices: what the run has used.
+        hindrance: says what else, not a limit, keeps it from going on; None: nothing.
     """
 
-    def __init__(self, limits: Limits, began: float, devices: DeviceTime) -> None:
+    def __init__(
+        self, limits: Limits, began: float, devices: DeviceTime, hindrance: Callable[[], str | None] = lambda: None
+    ) -> None:
         self._limits = limits
         self._began = began
         self._devices = devices
+        self._hindrance = hindrance
 
     def reached(self) -> str | None:
-        """The limit that is reached, as it was given; None while there is time left."""
+        """The limit that is reached, as it was given, or what else stops it; None while it may go on."""
         limits = self._limits
+        if (hindrance := self._hindrance()) is not None:
+            return hindrance
         if limits.hours is not None and time.monotonic() - self._began >= limits.hours * HOUR:
             return f"--max-hours {limits.hours:g}"
         if limits.device_hours is not None and self._devices.hours() >= limits.device_hours:

@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kd_tune.errors import ConfigError
 from kd_tune.findings import Finding, failed, passed, warned
 from kd_tune.manifest import versions
 from kd_tune.ray_checks import check_telemetry, check_token
+from kd_tune.storage import Storage
 
 GB = 10**9
 MARKER = ".kd_tune_doctor_"
@@ -28,6 +30,7 @@ LEAST_MEMORY, MEMORY_A_CORE = 2 * GB, GB
 LEAST_DISK, ENOUGH_DISK = GB, 10 * GB
 # Ray wants 30 % of memory for its objects; up to 10 GB it puts up with a disk instead of /dev/shm, and is slower.
 SHARE_OF_OBJECTS, MOST_OBJECTS = 0.3, 10 * GB
+STORAGE_SECONDS = 20.0  # in which a storage must answer
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,14 @@ class Node:
         starts_ray: whether kd_tune starts Ray on it; else it is a node of a cluster that runs, or joins one.
         is_head: whether its settings are those of the cluster.
         versions: that it must have; empty: not asked.
+        storage: URL of a storage that it must be able to write, if there is one.
     """
 
     folders: tuple[Folder, ...]
     starts_ray: bool
     is_head: bool
     versions: Mapping[str, str | None]
+    storage: str | None = None
 
 
 def check_node(node: Node) -> list[Finding]:
@@ -73,6 +78,8 @@ def check_node(node: Node) -> list[Finding]:
     temporary = Folder("temporary files (Ray's logs and objects)", tempfile.gettempdir(), tempfile.gettempdir())
     findings += [check_disk(folder) for folder in (*node.folders, temporary) if Path(folder.path).is_dir()]
     findings += [check_folder(folder) for folder in node.folders]
+    if node.storage is not None:
+        findings.append(check_storage(node.storage))
     findings.append(check_token(os.environ, node.starts_ray))
     if node.is_head:
         findings.append(check_telemetry(os.environ, node.starts_ray))
@@ -151,6 +158,16 @@ def check_disk(folder: Folder) -> Finding:
     if free < ENOUGH_DISK:
         return warned(check, found, "make room: a long search with large data takes more")
     return passed(check, found)
+
+
+def check_storage(url: str) -> Finding:
+    """Whether a file can be written there and deleted."""
+    try:
+        Storage(url, STORAGE_SECONDS).check()
+    except ConfigError as error:
+        mend = "see that this node reaches it, and has credentials for it (AWS_ACCESS_KEY_ID and so on, or a role)"
+        return failed("storage", str(error), mend)
+    return passed("storage", f"{url}: can be written")
 
 
 def check_folder(folder: Folder) -> Finding:

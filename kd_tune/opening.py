@@ -20,7 +20,8 @@ from kd_tune.confirm_figures import Answers, Chosen
 from kd_tune.data import Dataset
 from kd_tune.engine import answer
 from kd_tune.errors import ConfigError
-from kd_tune.ledger import Run, TrialState, checkpoints_of
+from kd_tune.ledger import Run, TrialState
+from kd_tune.mirror import newest_checkpoint
 from kd_tune.paths import written_whole
 from kd_tune.trial_data import TrialData, best_device
 
@@ -78,7 +79,7 @@ def _fingerprint(place: Path, trial: TrialState) -> str:
 
 def checkpoint_of(place: Path, trial: TrialState) -> Path:
     """The last checkpoint of a confirmation's training."""
-    found = checkpoint.newest(checkpoints_of(place, trial.number))
+    found = newest_checkpoint(place, trial.number)
     if found is None:
         raise ConfigError(f"{place}: training {trial.number} has no checkpoint; it was deleted")
     return found

@@ -146,6 +146,7 @@ class Assignment:
         threads: threads of this trial on a CPU.
         epoch_seconds: an epoch that takes longer ends its process, if that is a worker.
         alone: whether a host trains it by itself up to its next checkpoint; it may have brought the last host down.
+        storage: URL of the folder that holds this trial's checkpoints in place of `checkpoints`, if there is a storage.
     """
 
     number: int
@@ -162,6 +163,7 @@ class Assignment:
     threads: int = 1
     epoch_seconds: float = 3600.0
     alone: bool = False
+    storage: str | None = None
 
 
 def derive_seed(*parts: int | str) -> int:

@@ -35,6 +35,7 @@ from kd_tune.ledger import (
 )
 from kd_tune.limits import NO_LIMITS, Allowance, DeviceTime, Limits, device_time
 from kd_tune.manifest import MANIFEST, Fingerprints, Manifest, hardware, versions
+from kd_tune.mirror import Mirror, discard, mirrored, remember, storage_for
 from kd_tune.paths import read_record, written_whole
 from kd_tune.prepare import PreparedTeacher, prepare
 from kd_tune.records import TeacherPlace
@@ -43,6 +44,7 @@ from kd_tune.search_checks import check, check_draws, resolved, stack_size, stac
 from kd_tune.search_file import SearchFile, load_search_file
 from kd_tune.searcher import Proposer, RunSearcher, SearchProposer
 from kd_tune.space import Space
+from kd_tune.storage import Storage
 from kd_tune.strata import Students
 from kd_tune.strict_yaml import dump_yaml
 from kd_tune.tensorboard_log import TensorBoardLog
@@ -64,6 +66,7 @@ class Launch:
         extend: trials to add to every arm of a run that is resumed.
         warm_start: earlier runs that a new one learns from.
         began: by `time.monotonic`; preparing counts.
+        storage: a URL or shared folder where a new run is kept too; one that is resumed knows its own.
     """
 
     source: Path | None = None
@@ -72,6 +75,7 @@ class Launch:
     extend: int = 0
     warm_start: tuple[Path, ...] = ()
     began: float = field(default_factory=time.monotonic)
+    storage: str | None = None
 
 
 def start(file: SearchFile, folder: Path, launch: Launch, console: Console) -> RunState:
@@ -88,6 +92,7 @@ def start(file: SearchFile, folder: Path, launch: Launch, console: Console) -> R
         raise ConfigError(already_there(folder))
     if launch.address is None:
         cluster.check_this_machine(file.resources)
+    storage = None if launch.storage is None else storage_for(launch.storage, folder)
     earlier = read_earlier(launch.warm_start, file.search)
     source = resolve_source(file.trial["dataset"]["name"], launch.source)
     dataset = load_dataset(file.trial["dataset"], source)
@@ -96,20 +101,33 @@ def start(file: SearchFile, folder: Path, launch: Launch, console: Console) -> R
     students = students_by_size(file, spaces, dataset)
     prepared = prepare(file.trial, dataset, source, console)
     check_equal(earlier, teachers=_fingerprints(prepared))
-    for line in make_run(folder, file, _manifest(file, dataset, prepared, source), earlier, students):
+    for line in make_run(folder, file, _manifest(file, dataset, prepared, source), earlier, students, storage):
         console.print(line)
     run = Run(folder)
     try:
         launch = replace(launch, source=source)
-        return run_trials(run, file, spaces, _places(prepared), launch, console, students)
+        with mirrored(folder, console, resume_advice(folder)) as mirror:
+            return run_trials(run, file, spaces, _places(prepared), launch, console, students, mirror=mirror)
     except BaseException:
         if not run.state.trials:  # the cluster was not there, or cannot hold a trial
+            if launch.storage is not None:
+                discard(folder, launch.storage)
             shutil.rmtree(folder, ignore_errors=True)  # what went wrong first is what is said
         raise
 
 
+def resume_advice(folder: Path) -> str:
+    """How to go on with a run that lost its storage."""
+    return f"when the storage is back, go on with: run_search.py --resume {folder}"
+
+
 def make_run(
-    folder: Path, file: SearchFile, manifest: Manifest, earlier: Sequence[EarlierRun], students: Students | None
+    folder: Path,
+    file: SearchFile,
+    manifest: Manifest,
+    earlier: Sequence[EarlierRun],
+    students: Students | None,
+    storage: Storage | None = None,
 ) -> list[str]:
     """Makes a new run with all that it learns from, or nothing: a part of it would be gone on with in silence.
 
@@ -122,6 +140,8 @@ def make_run(
     arms = list(file.search.trials_by_arm())
     content = dump_yaml(resolved(file))
     with written_whole(folder) as temporary, closing(Run.create(temporary, content, manifest)) as run:
+        if storage is not None:
+            remember(temporary, storage)
         return record_known(run, earlier, arms, students)
 
 
@@ -133,14 +153,11 @@ def resume(folder: Path, launch: Launch, console: Console) -> RunState:
     """
     refuse_confirmation(folder, "go on with: kd-tune confirm")
     run = Run(folder)  # first, so that a second launcher is refused before it prepares anything
-    try:
+    with closing(run), mirrored(folder, console, resume_advice(folder)) as mirror:
         found = find_again(folder, launch.source, console)
         students = students_by_size(found.file, found.spaces, found.dataset)
-    except BaseException:
-        run.close()
-        raise
-    launch = replace(launch, source=found.source)
-    return run_trials(run, found.file, found.spaces, found.teachers, launch, console, students)
+        launch = replace(launch, source=found.source)
+        return run_trials(run, found.file, found.spaces, found.teachers, launch, console, students, mirror=mirror)
 
 
 @dataclass(frozen=True)
@@ -235,6 +252,7 @@ def run_trials(
     console: Console,
     students: Students | None = None,
     retrainings: Proposer | None = None,
+    mirror: Mirror | None = None,
 ) -> RunState:
     """Gives Ray what there is to do; records how this launch began and ended.
 
@@ -248,6 +266,7 @@ def run_trials(
         students: by their size; None if trials of all sizes compete with each other.
         retrainings: what a confirmation trains in place of new draws; each keeps its last checkpoint then, not only an
             arm's best few.
+        mirror: keeps up its copy in a storage, where checkpoints are then.
     """
     num_epochs = file.trial["training"]["num_epochs"]
     with closing(run):
@@ -260,9 +279,11 @@ def run_trials(
         if done:
             console.print(f"{run.folder}: every trial has ended; --extend adds some")
             return run.state
-        allowance = Allowance(launch.limits, launch.began, devices)
+        allowance = Allowance(launch.limits, launch.began, devices, lambda: None if mirror is None else mirror.problem)
         allowance.check_devices(run.folder)
         context = _context(run.folder, file, spaces, teachers, launch.source, (1, *referee.epochs, num_epochs))
+        if mirror is not None:
+            context = replace(context, storage=mirror.url_of(run.folder))
         with cluster.connected(launch.address):
             places = cluster.num_slots(file.resources)
             slots = cluster.Slots(places, stack_size(file, spaces, proposes=retrainings is None))
@@ -273,7 +294,8 @@ def run_trials(
                 watching(console, run.state, num_epochs, prunes=bool(referee.epochs)) as watch,
                 closing(TensorBoardLog(run.folder)) as curves,
             ):
-                run.listeners += [watch, curves] if retrainings else [_CheckpointKeeper(run.folder), watch, curves]
+                keeper = [] if retrainings else [_CheckpointKeeper(run.folder, mirror)]
+                run.listeners += [*keeper, watch, curves]
                 with suppress(KeyboardInterrupt):  # recorded as a pause, like one that Tune took notice of
                     proposer = retrainings or SearchProposer(run, spaces, file.search, students)
                     searcher = RunSearcher(run, proposer)
@@ -318,7 +340,7 @@ def _record_end(run: Run, devices: DeviceTime, limit: str | None, console: Conso
         run.record(records.PAUSED, trials_left=left, limit=limit, device_hours=hours)
     else:
         run.record(records.FINISHED, trials_left=left, device_hours=hours)
-    reached = f"; {limit} is reached" if left and limit else ""
+    reached = f"; stopped by {limit}" if left and limit else ""
     console.print(f"devices: held for {hours:.2f} hours by all launches of this run{reached}")
 
 
@@ -350,8 +372,9 @@ def name_trials(trials: list[TrialState]) -> str:
 class _CheckpointKeeper:
     """Listens to a run, and deletes the checkpoints of trials that ended outside their arm's and stratum's best few."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, mirror: Mirror | None) -> None:
         self._folder = folder
+        self._mirror = mirror
 
     def __call__(self, event: Event, state: RunState) -> None:
         if event["event"] != records.STOPPED:
@@ -362,3 +385,5 @@ class _CheckpointKeeper:
         useless = [trial for trial in rivals if trial.end == "diverged"] + best_first[KEPT_CHECKPOINTS:]
         for trial in useless:
             shutil.rmtree(checkpoints_of(self._folder, trial.number), ignore_errors=True)  # gone already, or next time
+        if self._mirror is not None:
+            self._mirror.forget(trial.number for trial in useless)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,8 @@ from kd_tune.host import Training
 from kd_tune.records import Assignment, EpochRow
 from kd_tune.stack import advance_together, images_of, kind_of
 from kd_tune.watchdog import in_hand, take_mark
+
+UPLOADS = 16  # checkpoints that are on their way to a storage at once; at a rung a whole stack's are due
 
 
 @dataclass
@@ -80,6 +83,7 @@ class StackedHost:
         self._largest: dict[Hashable, int] = {}  # stacks that fit into memory, by kind, where larger ones did not
         self._note = ""  # what the next row takes along
         self._changed = threading.Condition()
+        self._uploads = ThreadPoolExecutor(UPLOADS, "upload")
         threading.Thread(target=self._train_for_ever, name="stack", daemon=True).start()
 
     def load(self, number: int) -> tuple[bool, int]:
@@ -171,8 +175,9 @@ class StackedHost:
         except Exception as caught:
             broken = caught
         else:
-            for resident, training, row in zip(residents, trainings, rows, strict=True):
-                self._give_out(resident, training, row)
+            # To a storage they take their time side by side. Nobody is trained meanwhile, so that stacks stay together.
+            at_once = trainings[0].assignment.storage is not None
+            list((self._uploads.map if at_once else map)(self._give_out, residents, trainings, rows))
             return
         if isinstance(broken, torch.OutOfMemoryError):
             broken.with_traceback(None)  # its frames hold what did not fit

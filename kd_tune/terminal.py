@@ -25,6 +25,14 @@ SetOption = Annotated[
 NameOption = Annotated[str | None, typer.Option(help="Name of the run [default: the file's name and the time].")]
 RunsOption = Annotated[Path, typer.Option(help="Folder that holds runs.")]
 AddressOption = Annotated[str | None, typer.Option(help="A running Ray cluster, or `auto` [default: this machine].")]
+StorageOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Keep the run there too, s3://bucket/prefix or a shared folder: nodes need share no folder for it.",
+        show_default=False,
+    ),
+]
 HoursOption = Annotated[
     float | None,
     typer.Option("--max-hours", help="Stop this launch after so many hours; can be resumed.", show_default=False),

@@ -22,6 +22,7 @@ from kd_tune.node_checks import available_memory
 from kd_tune.ranges import branch_name
 from kd_tune.records import Assignment, EpochRow, TeacherPlace, derive_seed
 from kd_tune.space import Space
+from kd_tune.storage import Storage
 from kd_tune.watchdog import in_hand
 
 _OURS = ("number", "arm", "repeat", "retry")
@@ -41,6 +42,7 @@ class RunContext:
         threads: of a trial on a CPU.
         epoch_seconds: an epoch that takes longer ends its process.
         allowed: the user's packages whose code trials may run, and where to find them.
+        storage: URL of the run's copy, which holds the checkpoints then; None: they are in `folder`.
     """
 
     spaces: Mapping[str, Space]
@@ -52,6 +54,7 @@ class RunContext:
     threads: int
     epoch_seconds: float
     allowed: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    storage: str | None = None
 
     def assignment(self, config: Mapping[str, Any], device: str) -> Assignment:
         """The trial that a proposal stands for."""
@@ -72,7 +75,13 @@ class RunContext:
             threads=self.threads,
             epoch_seconds=self.epoch_seconds,
             alone=bool(config.get("retry")),
+            storage=self._storage_of(number),
         )
+
+    def _storage_of(self, number: int) -> str | None:
+        if self.storage is None:
+            return None
+        return Storage(self.storage).child(*checkpoints_of(Path(), number).parts).url
 
 
 def train_trial(config: dict[str, Any], context: RunContext) -> None:

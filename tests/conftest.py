@@ -21,6 +21,7 @@ from kd_tune.paths import CACHE_VARIABLE
 from kd_tune.search import Launch, start
 from kd_tune.search_file import load_search_file
 from tests.imports import Weights, fitted_weights, load_toy, write_toy_cifar10
+from tests.object_store import CREDENTIALS, Gate, gate_to, s3_server
 from tests.searches import toy_search, write_search
 from tests.training import CPU, VIEWS, Forgetful
 
@@ -39,6 +40,8 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CACHE_VARIABLE, str(folder))
+        for name, value in CREDENTIALS.items():  # for S3, before Ray hands them on to its workers
+            patch.setenv(name, value)
         yield folder
 
 
@@ -146,6 +149,20 @@ def digits_weights(toy_cifar10: Dataset) -> Weights:
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     """A student more in the table, for the test that asks for it."""
     monkeypatch.setitem(STUDENTS, "forgetful", Forgetful)
+
+
+@pytest.fixture(scope="session")
+def s3_port() -> Iterator[int]:
+    """An S3 server for all tests."""
+    with s3_server() as port:
+        yield port
+
+
+@pytest.fixture
+def s3(s3_port: int) -> Iterator[Gate]:
+    """The way to it, which can be made to fail."""
+    with gate_to(s3_port) as gate:
+        yield gate
 
 
 @pytest.fixture(scope="session")

@@ -55,14 +55,15 @@ class SearchProcess:
     Args:
         folder: holds the search file, the log, and `runs/`.
         arguments: of run_search.py, beside `--runs`.
+        program: in place of run_search.py.
     """
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, program: Path = ROOT / "run_search.py") -> None:
         self.folder = folder
         self.log = folder / f"log_{time.monotonic_ns()}.txt"
         with self.log.open("w") as log:
             self._process = subprocess.Popen(
-                [sys.executable, str(ROOT / "run_search.py"), *arguments], stdout=log, stderr=log, cwd=folder
+                [sys.executable, str(program), *arguments], stdout=log, stderr=log, cwd=folder
             )
 
     def wait(self) -> int:

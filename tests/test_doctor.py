@@ -21,6 +21,7 @@ from kd_tune.paths import CACHE_VARIABLE
 from kd_tune.prepare import fill_bank
 from kd_tune.search_file import load_search_file
 from kd_tune.search_findings import check_places, check_search, check_teacher
+from tests.object_store import Gate
 from tests.searches import toy_search, write_search
 
 PASS, WARN, FAIL = Verdict
@@ -185,6 +186,18 @@ def test_every_node_answers_for_itself(tmp_path: Path, ray_cluster: None) -> Non
     assert found[f"data folder {node}"] is FAIL
     assert found[f"telemetry {node}"] is PASS
     assert os.listdir(tmp_path) == []
+
+
+def test_every_node_must_write_a_storage(s3: Gate, ray_cluster: None) -> None:
+    assert verdicts(check_nodes([], s3.url))["storage"] is PASS
+    s3.always = 403
+    assert verdicts(check_nodes([], s3.url))["storage"] is FAIL
+
+
+def test_a_shared_folder_as_storage_is_marked_like_one(tmp_path: Path) -> None:
+    findings = examine(Setup(tmp_path / "runs", storage=str(tmp_path)))
+    assert verdicts(findings)["storage folder"] is PASS
+    assert "storage" not in verdicts(findings)
 
 
 def test_a_node_on_which_the_checks_break_fails(ray_cluster: None) -> None:

@@ -13,13 +13,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kd_tune import checkpoint
+from kd_tune import checkpoint, host, storage
 from kd_tune.catalog import check_trial
-from kd_tune.errors import ConfigError
+from kd_tune.errors import ConfigError, EnvironmentProblem
 from kd_tune.host import open_trial
 from kd_tune.paths import read_json, write_json
 from kd_tune.records import Assignment, EpochRow, TeacherPlace
 from kd_tune.search_file import Source, parse_search_file
+from kd_tune.storage import Storage
+from tests.object_store import Gate
 from tests.training import KINDS, curve, every_kind, numbers, trial
 
 pytestmark = pytest.mark.usefixtures("forgetful")
@@ -220,3 +222,67 @@ def test_a_row_read_back_holds_nan_where_json_could_not(assignment: Callable[...
     (again,) = open_trial(assignment(config))
     values = [value for key, value in again.to_metrics().items() if key.startswith(("train_loss", "val_"))]
     assert all(isinstance(value, float) for value in values), again.to_metrics()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """Where a trial's checkpoints are kept in a storage."""
+    if request.param == "folder":
+        return Storage(str(tmp_path / "storage")).child("checkpoints", "0003")
+    return Storage(request.getfixturevalue("s3").url).child(tmp_path.name, "checkpoints", "0003")
+
+
+def test_with_a_storage_checkpoints_are_in_it_alone(assignment: Callable[..., Assignment], shelf: Storage) -> None:
+    stored = assignment(trial(), checkpoint_seconds=0.0, storage=shelf.url)
+    rows = list(open_trial(stored))
+    assert not Path(stored.checkpoints).exists()
+    assert shelf.files() == [f"epoch_0005/{name}" for name in (checkpoint.STATE, checkpoint.WEIGHTS, checkpoint.TRIAL)]
+    (*earlier, last) = open_trial(stored)
+    assert curve([*earlier, last]) == curve(rows), "all of its rows, for a ledger that may be older"
+    assert all(row.restored for row in (*earlier, last))
+
+
+def test_a_training_goes_on_from_a_storage_as_if_left_alone(
+    assignment: Callable[..., Assignment], shelf: Storage
+) -> None:
+    uninterrupted = list(open_trial(assignment(trial(), "alone")))
+    stored = assignment(trial(), checkpoint_epochs=(2, 5), storage=shelf.url)
+    first(open_trial(stored), 3)
+    shelf.child("epoch_0004").write(checkpoint.WEIGHTS, b"half of a checkpoint whose host was lost")
+    after = list(open_trial(stored))
+    assert curve(after) == curve(uninterrupted)
+    assert [row.restored for row in after] == [True, True, False, False, False]
+    assert shelf.folders("") == ["epoch_0005"]
+
+
+def test_a_checkpoint_of_another_draw_under_this_number_is_no_beginning(
+    assignment: Callable[..., Assignment], shelf: Storage
+) -> None:
+    list(open_trial(assignment(trial(optimizer={"lr": 0.123}), checkpoint_epochs=(5,), storage=shelf.url)))
+    mine = assignment(trial(), "mine", checkpoint_epochs=(2, 5), storage=shelf.url)
+    before = first(open_trial(mine), 2)
+    assert curve(before) == curve(list(open_trial(assignment(trial(), "alone")))[:2])
+    assert shelf.folders("") == ["epoch_0002"]
+
+
+def test_a_host_waits_for_a_storage_that_comes_back(
+    assignment: Callable[..., Assignment], s3: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "S3_ATTEMPTS", 1)
+    monkeypatch.setattr(storage, "FIRST_PAUSE", 0.05)
+    place = Storage(s3.url).child(tmp_path.name)
+    stored = assignment(trial(), checkpoint_epochs=(5,), storage=place.url)
+    s3.failures = [503, "reset", None, 500, 0.1]
+    assert len(list(open_trial(stored))) == 5
+    assert not s3.failures
+    assert f"epoch_0005/{checkpoint.TRIAL}" in place.files()
+
+
+def test_a_host_that_cannot_reach_its_storage_says_so(
+    assignment: Callable[..., Assignment], s3: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "STORAGE_PATIENCE", 0.2)
+    monkeypatch.setattr(storage, "S3_ATTEMPTS", 1)
+    s3.always = 403
+    with pytest.raises(EnvironmentProblem, match=r"cannot be listed: .*ACCESS_DENIED"):
+        list(open_trial(assignment(trial(), storage=s3.url)))

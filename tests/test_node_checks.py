@@ -26,8 +26,10 @@ from kd_tune.node_checks import (
     check_node,
     check_same_versions,
     check_shared_memory,
+    check_storage,
     shared_memory,
 )
+from tests.object_store import Gate
 
 PASS, WARN, FAIL = Verdict
 Usage = namedtuple("Usage", "total used free")
@@ -145,3 +147,13 @@ def test_a_node_is_asked_everything(tmp_path: Path, is_head: bool) -> None:
     checks += ["disk, temporary files (Ray's logs and objects)", "runs folder", "token"]
     assert [finding.check for finding in findings] == checks + ["telemetry"] * is_head
     assert all(bool(finding.mend) == (finding.verdict is not PASS) for finding in findings)
+
+
+def test_a_storage_must_be_written(s3: Gate) -> None:
+    assert check_storage(s3.url).verdict is PASS
+    s3.always = 403
+    finding = check_storage(s3.url)
+    assert finding.verdict is FAIL
+    assert "ACCESS_DENIED" in finding.found
+    assert "AWS_ACCESS_KEY_ID" in finding.mend
+    assert check_storage("s3://key:secret@bucket/runs").verdict is FAIL

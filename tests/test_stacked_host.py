@@ -17,6 +17,7 @@ from kd_tune.errors import ConfigError
 from kd_tune.host import Training, open_trial
 from kd_tune.records import Assignment, EpochRow, TeacherPlace
 from kd_tune.stacked_host import StackedHost
+from kd_tune.storage import Storage
 from tests.training import HINTON, curve, numbers, trial
 
 EPOCHS = 5
@@ -88,6 +89,20 @@ def test_every_trial_gets_its_own_rows_bit_for_bit(assignment: Callable[..., Ass
     found = follow_all(StackedHost(threads=1), trials)
     for one in trials:
         assert curve(found[one.number]) == curve(alone(one, tmp_path / "alone" / str(one.number)))
+
+
+def test_checkpoints_of_a_stack_go_to_a_storage_and_change_no_bit(
+    assignment: Callable[..., Assignment], tmp_path: Path
+) -> None:
+    place = Storage(str(tmp_path / "storage"))
+    trials = [assignment(number, checkpoint_epochs=(2, EPOCHS)) for number in range(4)]
+    stored = [replace(one, storage=place.child(str(one.number)).url) for one in trials]
+    found = follow_all(StackedHost(threads=1), stored)
+    assert {Path(name).parts[:2] for name in place.files()} == {(str(n), f"epoch_{EPOCHS:04d}") for n in range(4)}
+    again = follow_all(StackedHost(threads=1), stored)
+    for one in trials:
+        assert curve(found[one.number]) == curve(alone(one, tmp_path / "alone" / str(one.number)))
+        assert curve(again[one.number]) == curve(found[one.number])
 
 
 def test_the_host_of_one_trial_and_the_ordinary_one_agree(
