@@ -145,6 +145,7 @@ def test_a_bank_of_another_teacher_is_refused(complaint: Complaint, tmp_path: Pa
     loaded = teacher.load(tmp_path / "teacher", dataset)
     bank = prepare.fill_bank(loaded, dataset, 2, Console(quiet=True))
     record = json.loads((bank / soft_targets.RECORD).read_text())
+    del record["crc32"]  # of what was written
     (bank / soft_targets.RECORD).write_text(json.dumps(record | {"fingerprint": "another"}))
     search = toy_search(**{"trial.teacher.weights": str(tmp_path / "teacher")})
     assert f"{bank}: " in (said := complaint(write_search(tmp_path, search)))
