@@ -10,33 +10,43 @@ import ray
 from ray import tune
 from ray.actor import ActorHandle
 from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.util import list_named_actors
 
 from kd_tune.failures import LOST_HOST
 
 PATIENCE = 10.0  # seconds after the first host has answered; hosts that start together differ by less
 
 
-def follow_trial(config: dict[str, Any], hosts: Sequence[ActorHandle[Any]], stack: int) -> None:
+def follow_trial(config: dict[str, Any], hosts: Sequence[ActorHandle[Any]], name: str, stack: int) -> None:
     """One Ray Tune trial: reports a row an epoch.
 
     Args:
         config: the proposal.
-        hosts: actors of `trainable.Host`.
+        hosts: actors of `trainable.Host`, as the search began.
+        name: what the names of all that there are now begin with: nodes come and go.
         stack: trials that one of them should hold.
     """
     number = config["number"]
-    host = hosts[choose_host(hosts, number, stack, config.get("repeat"))]
     try:
-        ray.get(host.open.remote(config))
-        answered = 0
-        while rows := ray.get(host.rows.remote(number, answered)):
-            for row in rows:
-                tune.report(row.to_metrics())
-                answered = row.epoch
+        there = find_hosts(name) or hosts
+        host = there[choose_host(there, number, stack, config.get("repeat"))]
+        try:
+            ray.get(host.open.remote(config))
+            answered = 0
+            while rows := ray.get(host.rows.remote(number, answered)):
+                for row in rows:
+                    tune.report(row.to_metrics())
+                    answered = row.epoch
+        finally:
+            host.leave.remote(number)
     except (RayActorError, OutOfMemoryError) as error:
         raise RuntimeError(LOST_HOST) from error
-    finally:
-        host.leave.remote(number)
+
+
+def find_hosts(name: str) -> list[ActorHandle[Any]]:
+    """The actors whose names begin so, in the order of these, also those that wait for a place; not those lost."""
+    names = sorted(str(found) for found in list_named_actors() if str(found).startswith(name))
+    return [ray.get_actor(found) for found in names]
 
 
 def choose_host(hosts: Sequence[ActorHandle[Any]], number: int, stack: int, repeat: int | None = None) -> int:

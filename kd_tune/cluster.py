@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import re
+import secrets
 import signal
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +40,9 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune import Callback, Stopper
 from ray.tune.execution import tune_controller
 from ray.tune.experiment import Trial
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from kd_tune import records, signals, user_code
+from kd_tune import nodes, records, signals, user_code
 from kd_tune.client import follow_trial
 from kd_tune.config import ResourcesConfig
 from kd_tune.errors import ConfigError, EnvironmentProblem, refused_by_system
@@ -50,7 +53,7 @@ from kd_tune.records import METRIC
 from kd_tune.scheduler import RunScheduler
 from kd_tune.search_file import SearchFile
 from kd_tune.searcher import RunSearcher
-from kd_tune.trainable import Host, RunContext, train_trial
+from kd_tune.trainable import Host, RunContext, Sender, train_trial
 from kd_tune.watchdog import take_mark
 
 # Ray's memory monitor ends a worker with an error of its own, at which Tune would end the whole search.
@@ -58,19 +61,45 @@ for module in (actor_manager, tune_controller):
     vars(module)["RayActorError"] = (RayActorError, OutOfMemoryError)
 
 CLIENT_MEMORY = 200e6  # bytes of a trial that only reports
+COUNT_SECONDS = 2.0  # between two looks at the cluster's nodes; one takes milliseconds
 
 
-@dataclass(frozen=True)
-class Slots:
-    """Where trials are trained.
+class Room:
+    """How many trials there is room for: nodes come and go while a search runs.
+
+    Called, it counts again now and then, and records a change.
+
+    Args:
+        run: what is trained.
+        resources: of a place.
+        stack: trials that a place holds.
 
     Attributes:
-        places: processes that train.
-        stack: trials that one of them holds.
+        places: processes that train; those that there is room for, as last counted.
+        stack: as above.
+        grown: told the number of places when it has changed.
+
+    Raises:
+        ConfigError: no node holds a trial.
     """
 
-    places: int
-    stack: int
+    def __init__(self, run: Run, resources: ResourcesConfig, stack: int) -> None:
+        self.places = num_slots(resources)
+        self.stack = stack
+        self.grown: Callable[[int], None] = lambda places: None
+        self._run = run
+        self._resources = resources
+        self._counted = time.monotonic()
+
+    def __call__(self) -> int:
+        """For one place at least: a trial that waits for a node shows what is wanted, and Ray asks nobody in vain."""
+        if time.monotonic() - self._counted >= COUNT_SECONDS:
+            places, self._counted = _slots_there(self._resources), time.monotonic()
+            if places != self.places:
+                self.places = places
+                self._run.record(records.PLACES, slots=places)
+                self.grown(places)
+        return max(1, self.places) * self.stack
 
 
 @contextmanager
@@ -86,12 +115,15 @@ def connected(address: str | None) -> Iterator[None]:
     # What broke a trial is recorded and shown by us, in one line; Ray's traceback is in the trial's error.txt.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    terminate = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
             start_here(**options)
         else:
             package = str(Path(__file__).resolve().parent)
             ray.init(address=address, runtime_env={"py_modules": [package, *user_code.sent_along()]}, **options)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, terminate or signal.SIG_DFL)  # Ray's own would end the process with 15
     except Exception as error:  # Ray raises a plain Exception where a start-up takes too long
         what = "Ray cannot be started here" if address is None else f"--address {address}: no Ray cluster there"
         raise EnvironmentProblem(f"{what}: {error}") from error
@@ -133,7 +165,7 @@ def fit(
     context: RunContext,
     searcher: RunSearcher,
     scheduler: RunScheduler,
-    slots: Slots,
+    room: Room,
     allowance: Allowance,
 ) -> None:
     """Gives Ray everything that a run still has to do; returns when it is done, interrupted, or at a limit.
@@ -142,11 +174,14 @@ def fit(
         EnvironmentProblem: the operating system refused to write what must be written, here or where trials are
             trained; they go on with the next launch.
     """
-    slots = replace(slots, places=min(slots.places, run.state.num_left()))
-    failures = _FailureRecorder(run, file.search.max_failures)
-    with _trainable(file.resources, context, slots) as trainable, _stops_tell_tune():
+    left, failures = run.state.num_left(), _FailureRecorder(run, file.search.max_failures)
+    with (
+        _sending(context) as complete,
+        _trainable(file.resources, complete, room, left) as trainable,
+        _stops_tell_tune(),
+    ):
         try:
-            _tuner(trainable, run, file, searcher, scheduler, slots, allowance, failures).fit()
+            _tuner(trainable, run, searcher, scheduler, room, left, allowance, failures).fit()
         except Exception as error:
             raise _environment_behind(error) or error from None
     if failures.problem is not None:
@@ -156,10 +191,10 @@ def fit(
 def _tuner(
     trainable: Any,
     run: Run,
-    file: SearchFile,
     searcher: RunSearcher,
     scheduler: RunScheduler,
-    slots: Slots,
+    room: Room,
+    left: int,
     allowance: Allowance,
     failures: _FailureRecorder,
 ) -> tune.Tuner:
@@ -171,7 +206,7 @@ def _tuner(
             search_alg=searcher,
             scheduler=scheduler,
             num_samples=-1,  # the searcher ends; it gives trials that broke again
-            max_concurrent_trials=slots.places * slots.stack,  # without it Tune starts a searcher's trials one by one
+            max_concurrent_trials=left,  # the searcher asks `room`; without it Tune starts trials one by one
             reuse_actors=True,
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
@@ -180,30 +215,55 @@ def _tuner(
             name=f"launch_{run.state.launches:02d}",
             storage_path=str((run.folder / "ray").resolve()),
             callbacks=[failures],
-            stop=_Stopper(allowance, failures),
+            stop=_Stopper(allowance, failures, room),
             verbose=0,
         ),
     )
 
 
 @contextmanager
-def _trainable(resources: ResourcesConfig, context: RunContext, slots: Slots) -> Iterator[Any]:
+def _sending(context: RunContext) -> Iterator[RunContext]:
+    """The context with an actor on this node that sends the run's files to nodes which lack them."""
+    if not context.parcels:
+        yield context
+        return
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1}
+    sender: Any = ray.remote(Sender).options(**options).remote()
+    try:
+        yield replace(context, sender=sender)
+    finally:
+        ray.kill(sender)
+
+
+@contextmanager
+def _trainable(resources: ResourcesConfig, context: RunContext, room: Room, left: int) -> Iterator[Any]:
     """What Ray runs for a trial: all of it, or a client of a host that trains several and ends with the search."""
     one = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
-    if slots.stack == 1:
+    if room.stack == 1:
         yield tune.with_resources(tune.with_parameters(train_trial, context=context), one)
         return
-    actor = ray.remote(Host).options(
-        num_cpus=one["cpu"],
-        num_gpus=one["gpu"],
-        max_concurrency=2 * slots.stack + 2,  # a client asks for rows, and another for its place
-        max_restarts=-1,
-    )
-    hosts: list[Any] = [actor.remote(context) for _ in range(slots.places)]
+    options: dict[str, Any] = {
+        "num_cpus": one["cpu"],
+        "num_gpus": one["gpu"],
+        "max_concurrency": 2 * room.stack + 2,  # a client asks for rows, and another for its place
+        "max_restarts": -1,
+    }
+    name = f"kd_tune_host_{secrets.token_hex(4)}_"
+    hosts: list[Any] = []
+
+    def grow(places: int) -> None:
+        """A host for every place that there ever was: one that a lost node had takes the next that is free."""
+        for number in range(len(hosts), min(places, left)):
+            actor: Any = ray.remote(Host).options(name=f"{name}{number:04d}", **options)
+            hosts.append(actor.remote(context))
+
+    grow(room.places)
+    room.grown = grow
     try:
         # A client needs no core, which its host has; Ray wants it to need something.
         yield tune.with_resources(
-            tune.with_parameters(follow_trial, hosts=hosts, stack=slots.stack),
+            tune.with_parameters(follow_trial, hosts=tuple(hosts), name=name, stack=room.stack),
             tune.PlacementGroupFactory([{"memory": CLIENT_MEMORY}]),
         )
     finally:
@@ -285,14 +345,16 @@ class _Stopper(Stopper):
     """Ends Tune's loop at a limit, or where nothing can be trained any more; trials that run then have no end in the
     ledger, and go on with the next launch."""
 
-    def __init__(self, allowance: Allowance, failures: _FailureRecorder) -> None:
+    def __init__(self, allowance: Allowance, failures: _FailureRecorder, room: Room) -> None:
         self._allowance = allowance
         self._failures = failures
+        self._room = room
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
+        self._room()  # also when there is nothing left to propose, for the record
         return self._failures.problem is not None or self._allowance.reached() is not None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -326,10 +388,13 @@ def slots_of(node: Mapping[str, float], resources: ResourcesConfig) -> int:
     return min(fits, int(gpus // share) if share >= 1 else gpus * int(1 / share + 1e-9))
 
 
+def _slots_there(resources: ResourcesConfig) -> int:
+    return sum(slots_of(node["Resources"], resources) for node in nodes.alive())
+
+
 def num_slots(resources: ResourcesConfig) -> int:
     """How many trials the cluster holds at once; ConfigError if none."""
-    nodes: list[dict[str, Any]] = ray.nodes()
-    slots = sum(slots_of(node["Resources"], resources) for node in nodes if node["Alive"])
+    slots = _slots_there(resources)
     if slots == 0:
         raise _too_small(resources, ray.cluster_resources())
     return slots

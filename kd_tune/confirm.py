@@ -16,7 +16,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,10 @@ from kd_tune.confirmation import Confirmation, Plan
 from kd_tune.data import Dataset
 from kd_tune.errors import ConfigError, NothingUsable, TrainingsFailed
 from kd_tune.export import Exported, export_students
+from kd_tune.joining import joined
 from kd_tune.ledger import PLAN, SEARCH_FILE, Event, Run, RunState, refuse_confirmation, replay
 from kd_tune.manifest import hardware, versions
-from kd_tune.mirror import Mirror, mirrored
+from kd_tune.mirror import Mirror, mirrored, storage_of
 from kd_tune.opening import checkpoint_of, open_test_set
 from kd_tune.paths import read_record, write_json, written_whole
 from kd_tune.records import derive_seed
@@ -101,7 +102,9 @@ def confirm(folder: Path, request: Request, launch: Launch, console: Console) ->
     """
     check_request(request)
     refuse_confirmation(folder, "confirm the search itself: kd-tune confirm")
-    with closing(Run(folder)) as run, mirrored(folder, console, STORAGE_ADVICE) as mirror:
+    with ExitStack() as stack:
+        run = stack.enter_context(closing(Run(folder)))
+        mirror = stack.enter_context(mirrored(folder, console, STORAGE_ADVICE))
         if mirror is not None:
             run.listeners.append(mirror)
         number = confirmation_number(folder, run.state.test_openings, request.again)
@@ -110,6 +113,7 @@ def confirm(folder: Path, request: Request, launch: Launch, console: Console) ->
             _check_ended(run)
         file = load_search_file(folder / SEARCH_FILE)
         request.selection(file.search.goal).check(check(file))  # before a teacher is looked for, or trained
+        stack.enter_context(joined(launch.address, folder, storage_of(folder), file.resources))
         found = find_again(folder, launch.source, console)
         _check_test_images(found.dataset)
         if (place / PLAN).exists():

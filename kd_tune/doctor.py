@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires
 from pathlib import Path
 from typing import Any
@@ -14,18 +12,19 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from kd_tune import cluster, nodes
+from kd_tune.data import files_of, resolve_source
 from kd_tune.errors import ConfigError
-from kd_tune.findings import Finding, Verdict, failed, passed, warned
+from kd_tune.findings import Finding, failed, passed, warned
 from kd_tune.manifest import versions
-from kd_tune.node_checks import MARKER, Folder, Node, check_folder, check_node
+from kd_tune.node_checks import Folder, Node, check_node
+from kd_tune.node_files import Parcel, pack
 from kd_tune.paths import cache_folder
 from kd_tune.ray_checks import check_dashboard
 from kd_tune.ray_token import MODE
 from kd_tune.search_file import SearchFile
 from kd_tune.search_findings import check_places, check_search
 from kd_tune.storage import Storage
-
-NODE_SECONDS = 120.0  # for a node's answer; loading torch there takes 5, from a slow disk a minute
 
 
 @dataclass(frozen=True)
@@ -50,15 +49,18 @@ class Setup:
 def examine(setup: Setup) -> list[Finding]:
     """Every check there is."""
     alone, storage = setup.address is None, setup.storage
-    folders = [_folder("runs", setup.runs, storage is None), _folder("cache", cache_folder(), must_be_shared=False)]
+    folders = [
+        nodes.as_it_is("runs", setup.runs, must_be_shared=storage is None),
+        nodes.as_it_is("cache", cache_folder(), must_be_shared=False),
+    ]
     if storage is not None and (kept := Storage(storage).folder) is not None:
-        folders, storage = [*folders, _folder("storage", kept)], None
+        folders, storage = [*folders, nodes.as_it_is("storage", kept)], None
     findings = [check_requirements(_requirements(), versions())]
     findings += check_node(Node(tuple(folders), starts_ray=alone, is_head=alone, versions={}, storage=storage))
     if setup.file is not None:
         findings += check_search(setup.file, setup.source)
     if setup.address is not None:
-        findings += check_cluster(setup.address, folders, setup.file, storage)
+        findings += check_cluster(setup.address, folders, setup.file, setup.source, storage)
         return findings
     findings.append(check_dashboard(None, has_token=True))  # kd_tune starts none
     if setup.file is not None:
@@ -97,23 +99,18 @@ def _requirements() -> dict[str, str] | None:
     return {"python": python} | {requirement.name: str(requirement.specifier) for requirement in parsed}
 
 
-def _folder(name: str, path: Path, must_be_shared: bool = True) -> Folder:
-    """A folder as it is asked for: a check makes none."""
-    meant = path.absolute()
-    there = next(folder for folder in (meant, *meant.parents) if folder.exists())
-    return Folder(name, str(meant), str(there), must_be_shared=must_be_shared)
-
-
 def check_cluster(
-    address: str, folders: Sequence[Folder], file: SearchFile | None, storage: str | None = None
+    address: str,
+    folders: Sequence[Folder],
+    file: SearchFile | None,
+    source: Path | None = None,
+    storage: str | None = None,
 ) -> list[Finding]:
     """A running cluster: every node, its dashboard, and whether some node holds a trial."""
-    from kd_tune import cluster
-
     try:
-        with cluster.connected(address), marked(folders) as shared:
+        with cluster.connected(address), nodes.marked(folders) as shared:
             findings = [passed("cluster", f"{address} is reached"), _check_dashboard()]
-            findings += check_nodes(shared, storage)
+            findings += check_nodes(shared, _data(file, source), storage)
             if file is not None:
                 findings.append(check_places(file.resources))
             return findings
@@ -122,53 +119,29 @@ def check_cluster(
         return [failed("cluster", " ".join(str(error).split()), mend)]
 
 
-@contextmanager
-def marked(folders: Iterable[Folder]) -> Iterator[list[Folder]]:
-    """Folders with a file in each by which another node knows it for the same folder; left out: what cannot be written.
-
-    The file's name is new each time, so that no node remembers that it was not there.
-    """
-    shared = []
-    with ExitStack() as stack:
-        for folder in folders:
-            marker = Path(folder.path) / f"{MARKER}{secrets.token_hex(8)}"
-            if check_folder(folder).verdict is Verdict.PASS:
-                marker.touch()
-                stack.callback(marker.unlink)
-                shared.append(replace(folder, marker=marker.name))
-        yield shared
+def _data(file: SearchFile | None, source: Path | None) -> list[Parcel]:
+    """What nodes need of the data; nothing if there are none here, which is a finding of its own."""
+    if file is None:
+        return []
+    name = file.trial["dataset"]["name"]
+    found = resolve_source(name, source)
+    return [pack("data", found, files_of(name, found))] if found is not None and found.exists() else []
 
 
-def check_nodes(folders: Sequence[Folder], storage: str | None = None) -> list[Finding]:
-    """`check_node` on every node of the cluster that this process is connected to, each a task pinned to it."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+def check_nodes(folders: Sequence[Folder], parcels: Sequence[Parcel] = (), storage: str | None = None) -> list[Finding]:
+    """`check_node` on every node of the cluster that this process is connected to, with what trials read there."""
 
-    task = ray.remote(num_cpus=0)(check_node)  # no core, so that a busy node answers too
-    asked: dict[Any, str] = {}
-    for node in ray.nodes():
-        if node["Alive"]:
-            is_head = "node:__internal_head__" in node["Resources"]
-            request = Node(tuple(folders), starts_ray=False, is_head=is_head, versions=versions(), storage=storage)
-            pinned = task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
-            asked[pinned.remote(request)] = node["NodeManagerAddress"]
-    answered, late = ray.wait(list(asked), num_returns=len(asked), timeout=NODE_SECONDS)
-    findings = [replace(found, node=asked[answer]) for answer in answered for found in _answer(answer)]
-    mend = "see that node's logs in /tmp/ray/session_latest/logs"
-    silent = failed("node", f"no answer within {NODE_SECONDS:.0f} s", mend)
-    return findings + [replace(silent, node=asked[answer]) for answer in late]
+    def request(node: Mapping[str, Any]) -> Node:
+        return Node(
+            tuple(folders),
+            starts_ray=False,
+            is_head="node:__internal_head__" in node["Resources"],
+            versions=versions(),
+            storage=storage,
+            parcels=tuple(parcels),
+        )
 
-
-def _answer(answer: Any) -> list[Finding]:
-    import ray
-    from ray.exceptions import RayError
-
-    try:
-        findings: list[Finding] = ray.get(answer)
-    except RayError as error:
-        reason = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
-        return [failed("node", f"the checks broke there: {reason}", "install the same versions there as here")]
-    return findings
+    return nodes.ask(nodes.alive(), check_node, request)
 
 
 def _check_dashboard() -> Finding:

@@ -8,6 +8,7 @@ out, and goes on from the newest one it finds.
 from __future__ import annotations
 
 import json
+import platform
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,6 +64,7 @@ class Training:
         self.data = _trial_data(
             json.dumps(assignment.trial["dataset"], sort_keys=True),
             assignment.source,
+            assignment.fingerprint,
             assignment.teacher,
             TrainingConfig.model_validate(assignment.trial["training"]).views,
             assignment.device,
@@ -163,17 +165,28 @@ def open_trial(assignment: Assignment) -> Iterator[EpochRow]:
 
 
 @lru_cache(maxsize=1)
-def _dataset(dataset_json: str, source: str | None) -> Dataset:
+def _dataset(dataset_json: str, source: str | None, fingerprint: str | None) -> Dataset:
     """The images; kept, because actors are reused for many trials of one search."""
-    return load_dataset(json.loads(dataset_json), None if source is None else Path(source))
+    dataset = load_dataset(json.loads(dataset_json), None if source is None else Path(source))
+    if fingerprint is not None and dataset.fingerprint != fingerprint:
+        raise ConfigError(
+            f"{source or dataset.name}: on {platform.node()} these are other data than where the search was started "
+            f"(fingerprint {dataset.fingerprint}, not {fingerprint}); put the same there, or none: then they are sent"
+        )
+    return dataset
 
 
 @lru_cache(maxsize=MOST_DATA)
 def _trial_data(
-    dataset_json: str, source: str | None, place: TeacherPlace | None, views: int, device: str
+    dataset_json: str,
+    source: str | None,
+    fingerprint: str | None,
+    place: TeacherPlace | None,
+    views: int,
+    device: str,
 ) -> TrialData:
     """Images and a teacher's answers on a device; kept likewise."""
-    dataset = _dataset(dataset_json, source)
+    dataset = _dataset(dataset_json, source, fingerprint)
     opened, live = None, None
     if place is not None and place.bank is not None:
         bank = Path(place.bank)

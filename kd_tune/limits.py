@@ -18,7 +18,15 @@ HOUR = 3600.0
 # Only these show that a launcher was there, and its trials with it, until they were recorded. Verdicts that a killed
 # launcher had no time for are recorded by the next one, which may come days later.
 _SIGNS_OF_LIFE = frozenset(
-    (records.PROPOSED, records.EPOCH, records.RETRIED, records.EXHAUSTED, records.PAUSED, records.FINISHED)
+    (
+        records.PROPOSED,
+        records.EPOCH,
+        records.RETRIED,
+        records.EXHAUSTED,
+        records.PLACES,
+        records.PAUSED,
+        records.FINISHED,
+    )
 )
 
 
@@ -76,6 +84,8 @@ class DeviceTime:
             self._counted, self._since = self.seconds(event["time"]), event["time"]
         if kind == records.STARTED:
             self._places, self._since = event["slots"], event["time"]
+        elif kind == records.PLACES:
+            self._places = event["slots"]
         elif kind in (records.PAUSED, records.FINISHED):
             self._places = 0
         elif kind == records.PROPOSED:

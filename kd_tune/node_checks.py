@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from kd_tune.errors import ConfigError
 from kd_tune.findings import Finding, failed, passed, warned
 from kd_tune.manifest import versions
+from kd_tune.node_files import Parcel, check_parcels
 from kd_tune.ray_checks import check_telemetry, check_token
 from kd_tune.storage import Storage
 
@@ -23,6 +24,9 @@ MARKER = ".kd_tune_doctor_"
 COMPUTING = ("python", "ray", "torch", "torchvision", "numpy")  # what a trial loads; the others serve the driver alone
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 # it is measured, not written to
 NVIDIA = Path("/dev/nvidiactl")  # there where its driver is loaded
+
+# What to do where nodes do not see one folder for their runs.
+SHARE = "runs on several nodes need a folder that all of these share under one path, or --storage"
 
 # A place takes 0.7 GB for torch and some hundred MB of data; two of them and Ray are the least.
 LEAST_MEMORY, MEMORY_A_CORE = 2 * GB, GB
@@ -62,6 +66,7 @@ class Node:
         is_head: whether its settings are those of the cluster.
         versions: that it must have; empty: not asked.
         storage: URL of a storage that it must be able to write, if there is one.
+        parcels: files that trials read.
     """
 
     folders: tuple[Folder, ...]
@@ -69,6 +74,7 @@ class Node:
     is_head: bool
     versions: Mapping[str, str | None]
     storage: str | None = None
+    parcels: tuple[Parcel, ...] = ()
 
 
 def check_node(node: Node) -> list[Finding]:
@@ -77,7 +83,7 @@ def check_node(node: Node) -> list[Finding]:
     findings += [check_devices(), check_memory(available_memory()), check_shared_memory(*shared_memory())]
     temporary = Folder("temporary files (Ray's logs and objects)", tempfile.gettempdir(), tempfile.gettempdir())
     findings += [check_disk(folder) for folder in (*node.folders, temporary) if Path(folder.path).is_dir()]
-    findings += [check_folder(folder) for folder in node.folders]
+    findings += check_folders(node.folders) + check_parcels(node.parcels)
     if node.storage is not None:
         findings.append(check_storage(node.storage))
     findings.append(check_token(os.environ, node.starts_ray))
@@ -170,17 +176,21 @@ def check_storage(url: str) -> Finding:
     return passed("storage", f"{url}: can be written")
 
 
+def check_folders(folders: Iterable[Folder]) -> list[Finding]:
+    """`check_folder` of each."""
+    return [check_folder(folder) for folder in folders]
+
+
 def check_folder(folder: Folder) -> Finding:
     """Whether a file can be written and deleted, and whether it is the folder that was meant."""
     check, path = f"{folder.name} folder", Path(folder.path)
-    share = "mount the storage that all nodes share at the same path"
     if not path.is_dir():
-        return failed(check, f"{path}: no such folder", share)
+        return failed(check, f"{path}: no such folder", SHARE)
     if folder.marker and not (path / folder.marker).exists():
         found = f"{path}: a folder of this node alone"
         if folder.must_be_shared:
-            return failed(check, found, share)
-        return warned(check, found, f"{share}, or else what lies in it is made again")
+            return failed(check, found, SHARE)
+        return warned(check, found, "mount one that all nodes share there; or else what trials need of it is sent")
     try:
         with tempfile.NamedTemporaryFile(dir=path, prefix=MARKER) as file:
             file.write(b"kd_tune")

@@ -90,6 +90,15 @@ def exclusive(path: Path, complaint: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def taking_turns(path: Path) -> Iterator[None]:
+    """Holds a lock file for the length of the body, when whoever holds it has let go."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def write_json(target: Path, content: Mapping[str, Any]) -> None:
     """Writes one JSON object, indented, with a checksum of its content as its last key."""
     with written_whole(target) as temporary:

@@ -27,6 +27,7 @@ EXHAUSTED = "exhausted"  # nothing is left to propose for an arm, and why; it en
 REOPENED = "reopened"  # a confirmation's trainings that failed go on: their numbers, and the arms' whole quota again
 KNOWN = "known"  # a trial of an earlier run that the sampler is shown: run, arm, number, draw, values by epoch, end
 TEST_OPENED = "test_opened"  # somebody looked at the test set
+PLACES = "places"  # nodes came or went: places where trials are trained now
 PAUSED = "paused"  # the launcher left before the search was done, and why
 FINISHED = "finished"  # every trial has ended
 
@@ -140,6 +141,7 @@ class Assignment:
         checkpoints: folder that holds this trial's checkpoints, `epoch_0003` and so on.
         source: where the data lie; None: the usual place.
         teacher: where its answers are, if there is a teacher.
+        fingerprint: that the data must have; None: whatever lies there.
         checkpoint_epochs: epochs after which a checkpoint is written whatever the clock says.
         checkpoint_seconds: at the first epoch's end after so many seconds one is written too.
         device: `cpu` or `cuda`.
@@ -157,6 +159,7 @@ class Assignment:
     checkpoints: str
     source: str | None
     teacher: TeacherPlace | None
+    fingerprint: str | None = None
     checkpoint_epochs: tuple[int, ...] = ()
     checkpoint_seconds: float = 30.0
     device: str = "cpu"

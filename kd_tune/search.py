@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
 
-from kd_tune import cluster, records, user_code
+from kd_tune import cluster, records, soft_targets, teacher, user_code
 from kd_tune.catalog import load_dataset
-from kd_tune.data import Dataset, resolve_source
+from kd_tune.data import Dataset, files_of, resolve_source
 from kd_tune.errors import ConfigError
+from kd_tune.joining import check_files, joined
 from kd_tune.ledger import (
     KEPT_CHECKPOINTS,
     SEARCH_FILE,
@@ -35,7 +36,8 @@ from kd_tune.ledger import (
 )
 from kd_tune.limits import NO_LIMITS, Allowance, DeviceTime, Limits, device_time
 from kd_tune.manifest import MANIFEST, Fingerprints, Manifest, hardware, versions
-from kd_tune.mirror import Mirror, discard, mirrored, remember, storage_for
+from kd_tune.mirror import Mirror, discard, mirrored, remember, storage_for, storage_of
+from kd_tune.node_files import Parcel, pack
 from kd_tune.paths import read_record, written_whole
 from kd_tune.prepare import PreparedTeacher, prepare
 from kd_tune.records import TeacherPlace
@@ -93,6 +95,18 @@ def start(file: SearchFile, folder: Path, launch: Launch, console: Console) -> R
     if launch.address is None:
         cluster.check_this_machine(file.resources)
     storage = None if launch.storage is None else storage_for(launch.storage, folder)
+    with joined(launch.address, folder, storage, file.resources):
+        return _start(file, spaces, folder, storage, launch, console)
+
+
+def _start(
+    file: SearchFile,
+    spaces: dict[str, Space],
+    folder: Path,
+    storage: Storage | None,
+    launch: Launch,
+    console: Console,
+) -> RunState:
     earlier = read_earlier(launch.warm_start, file.search)
     source = resolve_source(file.trial["dataset"]["name"], launch.source)
     dataset = load_dataset(file.trial["dataset"], source)
@@ -152,8 +166,11 @@ def resume(folder: Path, launch: Launch, console: Console) -> RunState:
         ConfigError: no run here, somebody else is running it, or data or teacher have changed since.
     """
     refuse_confirmation(folder, "go on with: kd-tune confirm")
-    run = Run(folder)  # first, so that a second launcher is refused before it prepares anything
-    with closing(run), mirrored(folder, console, resume_advice(folder)) as mirror:
+    with ExitStack() as stack:
+        # First, so that a second launcher is refused before it prepares anything.
+        run = stack.enter_context(closing(Run(folder)))
+        mirror = stack.enter_context(mirrored(folder, console, resume_advice(folder)))
+        stack.enter_context(joined(launch.address, folder, storage_of(folder), file_of(folder).resources))
         found = find_again(folder, launch.source, console)
         students = students_by_size(found.file, found.spaces, found.dataset)
         launch = replace(launch, source=found.source)
@@ -183,6 +200,13 @@ class Found:
     networks: dict[str, Path]
 
 
+def file_of(folder: Path) -> SearchFile:
+    """The search file of a run; ConfigError if there is no run here."""
+    if not (folder / SEARCH_FILE).exists():
+        raise ConfigError(no_run(folder))
+    return load_search_file(folder / SEARCH_FILE)
+
+
 def find_again(folder: Path, source: Path | None, console: Console) -> Found:
     """Reads a run's files, loads its data, and prepares its teachers where they are no longer there.
 
@@ -194,9 +218,7 @@ def find_again(folder: Path, source: Path | None, console: Console) -> Found:
     Raises:
         ConfigError: no run here, or data or teacher have changed since.
     """
-    if not (folder / SEARCH_FILE).exists():
-        raise ConfigError(no_run(folder))
-    file = load_search_file(folder / SEARCH_FILE)
+    file = file_of(folder)
     spaces = check(file)
     manifest = read_record(folder / MANIFEST, Manifest)
     source = source or (None if manifest.source is None else Path(manifest.source))
@@ -281,14 +303,14 @@ def run_trials(
             return run.state
         allowance = Allowance(launch.limits, launch.began, devices, lambda: None if mirror is None else mirror.problem)
         allowance.check_devices(run.folder)
-        context = _context(run.folder, file, spaces, teachers, launch.source, (1, *referee.epochs, num_epochs))
+        context = _context(run.folder, file, spaces, teachers, launch, (1, *referee.epochs, num_epochs))
         if mirror is not None:
             context = replace(context, storage=mirror.url_of(run.folder))
         with cluster.connected(launch.address):
-            places = cluster.num_slots(file.resources)
-            slots = cluster.Slots(places, stack_size(file, spaces, proposes=retrainings is None))
-            _record_start(run, file, students, slots, launch.extend)
-            how = f"{slots.places}; {stacks_in_words(slots.stack, file, spaces)}"
+            room = cluster.Room(run, file.resources, stack_size(file, spaces, proposes=retrainings is None))
+            check_files(context.parcels, file.resources)
+            _record_start(run, file, students, room, launch.extend)
+            how = f"{room.places}; {stacks_in_words(room.stack, file, spaces)}"
             _announce(run, file, referee, how, console)
             with (
                 watching(console, run.state, num_epochs, prunes=bool(referee.epochs)) as watch,
@@ -298,9 +320,9 @@ def run_trials(
                 run.listeners += [*keeper, watch, curves]
                 with suppress(KeyboardInterrupt):  # recorded as a pause, like one that Tune took notice of
                     proposer = retrainings or SearchProposer(run, spaces, file.search, students)
-                    searcher = RunSearcher(run, proposer)
+                    searcher = RunSearcher(run, proposer, room)
                     scheduler = RunScheduler(run, referee)
-                    cluster.fit(run, file, context, searcher, scheduler, slots, allowance)
+                    cluster.fit(run, file, context, searcher, scheduler, room, allowance)
         _record_end(run, devices, allowance.reached(), console)
         return run.state
 
@@ -310,26 +332,40 @@ def _context(
     file: SearchFile,
     spaces: Mapping[str, Space],
     teachers: Mapping[str, TeacherPlace],
-    source: Path | None,
+    launch: Launch,
     checkpoint_epochs: tuple[int, ...],
 ) -> RunContext:
+    source = None if launch.source is None else launch.source.resolve()
     return RunContext(
         spaces=spaces,
         seed=file.search.seed,
         folder=str(folder.resolve()),
-        source=None if source is None else str(source.resolve()),
+        source=None if source is None else str(source),
         teachers=teachers,
         checkpoint_epochs=checkpoint_epochs,
         threads=file.resources.cpus_per_trial,
         epoch_seconds=file.resources.epoch_seconds,
+        fingerprint=read_record(folder / MANIFEST, Manifest).fingerprints.data,
         allowed=(user_code.allowed(), user_code.search_path()),
+        parcels=() if launch.address is None else tuple(_parcels(file.trial["dataset"]["name"], source, teachers)),
     )
 
 
-def _record_start(run: Run, file: SearchFile, students: Students | None, slots: cluster.Slots, extend: int) -> None:
+def _parcels(dataset: str, source: Path | None, teachers: Mapping[str, TeacherPlace]) -> Iterator[Parcel]:
+    """What trials read and another node may lack."""
+    if source is not None:
+        yield pack("data", source, files_of(dataset, source))
+    for name, place in teachers.items():
+        if place.bank is not None:
+            yield pack(f"answers of {name}", Path(place.bank), soft_targets.FILES)
+        if place.live is not None:
+            yield pack(f"teacher {name}", Path(place.live), teacher.FILES)
+
+
+def _record_start(run: Run, file: SearchFile, students: Students | None, room: cluster.Room, extend: int) -> None:
     strata = run.state.strata or (students.edges() if students else ())
     quota = file.search.trials_by_arm()
-    run.record(records.STARTED, quota=quota, strata=strata, versions=versions(), slots=slots.places, stack=slots.stack)
+    run.record(records.STARTED, quota=quota, strata=strata, versions=versions(), slots=room.places, stack=room.stack)
     if extend:
         run.record(records.EXTENDED, num_trials=extend)
 

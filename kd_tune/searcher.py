@@ -74,17 +74,21 @@ class RunSearcher(Searcher):
     Args:
         run: what is trained.
         proposer: of its new trials.
+        room: how many trials there is room for now; None: as many as Ray asks for.
     """
 
-    def __init__(self, run: Recorder, proposer: Proposer) -> None:
+    def __init__(self, run: Recorder, proposer: Proposer, room: Callable[[], int] | None = None) -> None:
         super().__init__(metric=METRIC, mode="max")
         self._run = run
         self._proposer = proposer
+        self._room = room
         self._to_continue = run.state.unfinished()
         self._given: dict[str, TrialState] = {}
         self._retries: Counter[int] = Counter()
 
     def suggest(self, trial_id: str) -> Any:
+        if self._room is not None and len(self._given) >= self._room():
+            return None
         while self._to_continue and self._to_continue[0].end is not None:
             self._to_continue.pop(0)  # it broke once too often
         trial = self._to_continue.pop(0) if self._to_continue else self._proposer.propose()
@@ -98,7 +102,7 @@ class RunSearcher(Searcher):
         return {"number": trial.number, "arm": trial.arm, **marks, **trial.draw}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Takes a trial that broke back, to give it once more unless its end is recorded by then."""
+        """Makes room; takes a trial that broke back, to give it once more unless its end is recorded by then."""
         trial = self._given.pop(trial_id, None)
         if trial is not None and error:
             self._retries[trial.number] += 1

@@ -38,6 +38,7 @@ from kd_tune.teacher import Answers, Teacher, evaluation_batch
 LOGITS = "logits.f16"
 VAL_LOGITS = "val_logits.npy"
 RECORD = "bank.json"
+FILES = (LOGITS, VAL_LOGITS, RECORD)
 SAMPLE = 32
 SAMPLE_TOLERANCE = 0.02  # of the largest logit: float16 has 11 bits, and other batches and devices round differently
 FORMAT = 1

@@ -30,6 +30,7 @@ from kd_tune.user_code import is_reference
 
 WEIGHTS = "teacher.safetensors"
 RECORD = "teacher.json"
+FILES = (WEIGHTS, RECORD)
 EVALUATION_BATCH = 500
 OWN_DATA = ("npz", "image_folder")
 SHIPPED = Path(__file__).resolve().parent / "shipped"

@@ -103,7 +103,8 @@ class Watch:
     def __call__(self, event: Event, state: RunState) -> None:
         """Listens to a run: counts epochs, and in a log prints what a person would want to know."""
         self._epochs_here += event["event"] == records.EPOCH
-        rare = event["event"] in (records.RETRIED, records.EXHAUSTED, records.NOTED) or event.get("reason") == "failed"
+        rare = event["event"] in (records.RETRIED, records.EXHAUSTED, records.NOTED, records.PLACES)
+        rare |= event.get("reason") == "failed"
         if rare or not self._console.is_terminal:  # on a terminal the table says the rest
             line = self._line(event)
             if line:
@@ -167,6 +168,8 @@ class Watch:
             return f"note: {event['note']}"
         if event["event"] == records.EXHAUSTED:
             return f"{event['arm']} ends with {event['trials']} trials: {event['why']}"
+        if event["event"] == records.PLACES:
+            return f"nodes came or went: {event['slots']} places now"
         if event["event"] == records.SPARED:
             epochs = counted(event["epoch"], "epoch")
             return f"trial {event['trial']:4d} would be pruned after {epochs}, but is trained to the end"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -23,14 +21,12 @@ from kd_tune.search_file import load_search_file
 from tests.imports import Weights, fitted_weights, load_toy, write_toy_cifar10
 from tests.object_store import CREDENTIALS, Gate, gate_to, s3_server
 from tests.searches import toy_search, write_search
+from tests.stripes import write_stripes
 from tests.training import CPU, VIEWS, Forgetful
 
 # Derandomised: a verdict follows from the code alone. No deadline: a loaded machine is no failure.
 settings.register_profile("kd_tune", max_examples=30, deadline=None, derandomize=True)
 settings.load_profile("kd_tune")
-
-TOY_SIZE = 16
-TOY_CLASSES = 3
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -60,23 +56,7 @@ def toy_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Shifts and mirror images keep the class, so a student can learn it from any view.
     """
-    random = np.random.RandomState(0)
-    arrays: dict[str, Any] = {}
-    for part, count in (("train", 120), ("test", 40)):
-        labels = np.arange(count) % TOY_CLASSES
-        arrays[f"{part}_images"] = _stripes(labels, random)
-        arrays[f"{part}_labels"] = labels.astype(np.uint8)
-    path = tmp_path_factory.mktemp("toy") / "toy.npz"
-    np.savez(path, **arrays)
-    return path
-
-
-def _stripes(labels: np.ndarray, random: np.random.RandomState) -> np.ndarray:
-    row, column = np.indices((TOY_SIZE, TOY_SIZE)) // 2 % 2
-    patterns = np.stack([row, column, row ^ column])
-    noise = random.randint(0, 120, (len(labels), TOY_SIZE, TOY_SIZE))
-    images: np.ndarray = (patterns[labels] * 60 + noise).astype(np.uint8)
-    return images
+    return write_stripes(tmp_path_factory.mktemp("toy") / "toy.npz")
 
 
 @pytest.fixture(scope="session")

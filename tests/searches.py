@@ -82,6 +82,10 @@ class SearchProcess:
                 raise AssertionError(f"ended before epoch {count}:\n{self.log.read_text()[-3000:]}")
             time.sleep(0.02)
 
+    def is_running(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.poll() is None
+
     def interrupt(self) -> None:
         """Ctrl-C."""
         self._process.send_signal(signal.SIGINT)

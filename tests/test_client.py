@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from kd_tune import client
-from kd_tune.client import choose_host
+from kd_tune.client import choose_host, find_hosts
 
 NO_PLACE = 64  # CPUs that this machine has not
 
@@ -84,6 +84,18 @@ def test_a_lost_host_is_passed_over_until_there_is_no_other(hosts: Any) -> None:
     kill(there)
     with pytest.raises(RayActorError):
         choose_host([lost, there], 9, 4)
+
+
+def test_hosts_that_were_started_later_are_found(hosts: Any) -> None:
+    named = {name: FullHost.options(name=name).remote([]) for name in ("late_0001", "late_0000", "other_0000")}  # type: ignore[attr-defined]
+    try:
+        assert find_hosts("late_") == [named["late_0000"], named["late_0001"]]
+        kill(named["late_0000"])
+        assert find_hosts("late_") == [named["late_0001"]]
+        assert find_hosts("none_") == []
+    finally:
+        for host in named.values():
+            ray.kill(host)
 
 
 def kill(host: Any) -> None:

@@ -14,9 +14,10 @@ from rich.console import Console
 from kd_tune import cli, teacher
 from kd_tune.config import ResourcesConfig
 from kd_tune.data import Dataset
-from kd_tune.doctor import Setup, check_cluster, check_nodes, check_requirements, examine, marked
+from kd_tune.doctor import Setup, check_cluster, check_nodes, check_requirements, examine
 from kd_tune.findings import Finding, Verdict
 from kd_tune.node_checks import Folder
+from kd_tune.nodes import marked
 from kd_tune.paths import CACHE_VARIABLE
 from kd_tune.prepare import fill_bank
 from kd_tune.search_file import load_search_file

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from kd_tune import checkpoint, host, storage
 from kd_tune.catalog import check_trial
+from kd_tune.data import Dataset
 from kd_tune.errors import ConfigError, EnvironmentProblem
 from kd_tune.host import open_trial
 from kd_tune.paths import read_json, write_json
@@ -286,3 +287,12 @@ def test_a_host_that_cannot_reach_its_storage_says_so(
     s3.always = 403
     with pytest.raises(EnvironmentProblem, match=r"cannot be listed: .*ACCESS_DENIED"):
         list(open_trial(assignment(trial(), storage=s3.url)))
+
+
+def test_other_data_than_the_search_has_are_refused(
+    assignment: Callable[..., Assignment], toy_dataset: Dataset, toy_npz: Path
+) -> None:
+    config = trial()
+    assert first(open_trial(assignment(config, fingerprint=toy_dataset.fingerprint)), 1)
+    with pytest.raises(ConfigError, match=rf"{toy_npz}: on .* these are other data .*, not 0123456789abcdef"):
+        next(open_trial(assignment(config, fingerprint="0123456789abcdef")))

@@ -59,6 +59,8 @@ LAUNCH = [at(100, "started", slots=2), proposed(100, 0), epoch(110, 0)]  # a tri
             20,
         ),
         ([epoch(90, 0), epoch(95, 0)], 15),  # a clock set back
+        ([proposed(110, 1), proposed(110, 2), at(120, "places", slots=3), epoch(130, 0)], 60),  # a node joined
+        ([proposed(110, 1), at(120, "places", slots=1), epoch(130, 0)], 40),  # one was lost
     ],
 )
 def test_devices_are_held_while_trials_run(then: list[Event], seconds: float) -> None:

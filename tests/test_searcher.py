@@ -92,6 +92,24 @@ def test_a_trial_that_failed_makes_room_for_its_draw(run: Run) -> None:
     assert run.state.trials[again["number"]].draw == lost.draw
 
 
+def test_trials_are_proposed_while_there_is_room(run: Run) -> None:
+    """Room may grow and shrink meanwhile; a trial that has ended makes some."""
+    places = [1]
+    searcher = RunSearcher(
+        run, SearchProposer(run, {"distil": CELLS, "cross_entropy": ONE_CELL}, SearchConfig()), lambda: places[0]
+    )
+    assert searcher.suggest("a")["number"] == 0
+    assert searcher.suggest("b") is None
+    places[0] = 2
+    assert searcher.suggest("b")["number"] == 1
+    assert searcher.suggest("c") is None
+    places[0] = 1
+    searcher.on_trial_complete("a")
+    assert searcher.suggest("c") is None
+    searcher.on_trial_complete("b", error=True)
+    assert searcher.suggest("c")["number"] == 2
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_watcher_is_told_that_an_arm_has_ended(run: Run, terminal: bool) -> None:
     written = io.StringIO()

@@ -14,6 +14,7 @@ from kd_tune.data.dataset import Dataset, Images, OpeningLog
 from kd_tune.data.folder import image_folder
 from kd_tune.data.published import (
     DOWNLOADABLE,
+    PUBLISHED,
     cifar10,
     cifar100,
     default_source,
@@ -34,6 +35,7 @@ __all__ = [
     "default_source",
     "download",
     "fashion_mnist",
+    "files_of",
     "image_folder",
     "mnist",
     "mnist5k",
@@ -57,3 +59,8 @@ def resolve_source(name: str, source: Path | None) -> Path | None:
     if source is not None:
         return source.resolve()
     return default_source(name).resolve() if name in DOWNLOADABLE else None
+
+
+def files_of(name: str, source: Path) -> list[str] | None:
+    """What is read of a data set's place: names below it; None: all of it, or the file itself."""
+    return [PUBLISHED[name].folder] if name in PUBLISHED and source.is_dir() else None
