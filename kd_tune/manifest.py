@@ -7,7 +7,9 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, ValidationError
 
 from kd_tune.paths import Record
 
@@ -20,6 +22,38 @@ class Fingerprints(Record):
 
     data: str
     teachers: dict[str, str]
+
+
+def _holding(keys: type[Record]) -> AfterValidator:
+    """Of a dict: the keys that are relied on are there, and what they must be."""
+
+    def check(value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            keys.model_validate(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        return value
+
+    return AfterValidator(check)
+
+
+class _DatasetKeys(Record):
+    name: str
+    split: dict[str, Any]
+    class_names: list[str]
+    num_train: int | None = None
+
+
+class _HardwareKeys(Record):
+    processor: str
+    cores: int | None
+    memory_gib: float
+    gpus: list[str]
+
+
+class _TeacherKeys(Record):
+    test_openings: list[dict[str, Any]] = []
 
 
 class TeacherFacts(Record):
@@ -37,7 +71,7 @@ class TeacherFacts(Record):
     num_parameters: int | None
     multiply_adds: int | None
     knows_validation_images: bool | None
-    record: dict[str, Any]
+    record: Annotated[dict[str, Any], _holding(_TeacherKeys)]
 
     @property
     def is_control(self) -> bool:
@@ -65,10 +99,10 @@ class Manifest(Record):
     seed: int
     source: str | None
     fingerprints: Fingerprints
-    dataset: dict[str, Any]
+    dataset: Annotated[dict[str, Any], _holding(_DatasetKeys)]
     teachers: dict[str, TeacherFacts]
     versions: dict[str, Any]
-    hardware: dict[str, Any]
+    hardware: Annotated[dict[str, Any], _holding(_HardwareKeys)]
 
 
 def versions() -> dict[str, str | None]:

@@ -90,8 +90,8 @@ def limited(seconds: float) -> Iterator[None]:
 
 def limit_memory(added: int = MEMORY) -> None:
     """Lets this process, from now on, take so many bytes more than it has: what needs more raises a MemoryError."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + added,) * 2)
+    pages, (_, most) = int(Path("/proc/self/statm").read_text().split()[0]), resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + added, most))
 
 
 @dataclass(frozen=True)
@@ -115,12 +115,12 @@ def command(arguments: list[str], log: Path, seconds: float = 120.0) -> Ended:
         signal.setitimer(signal.ITIMER_REAL, 0)
         code = 1
         try:
-            limit_memory(2 * MEMORY)
             with log.open("w") as file:
                 for stream in (1, 2):
                     os.dup2(file.fileno(), stream)
             sys.stdout = os.fdopen(1, "w", closefd=False)
             sys.stderr = os.fdopen(2, "w", closefd=False)
+            limit_memory(2 * MEMORY)
             cli.main(arguments)
             code = 0
         except SystemExit as stop:
