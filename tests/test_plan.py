@@ -42,6 +42,11 @@ def by_hand(**changes: Any) -> Plan:
     )
 
 
+def images(**facts: Any) -> dict[str, Any]:
+    """What a manifest says of the images that a run was made with."""
+    return toy_manifest().dataset | facts
+
+
 def test_hours_add_up() -> None:
     made = by_hand()
     assert (made.trials, made.epochs, made.preparing_hours) == (10, 54, 1.0)
@@ -110,7 +115,7 @@ def test_seconds_lie_on_a_line_between_sizes_that_are_known() -> None:
 
 
 def test_an_earlier_run_says_how_long_an_epoch_takes(tmp_path: Path, toy_dataset: Dataset) -> None:
-    manifest = toy_manifest().model_copy(update={"dataset": {"name": "npz", "num_train": 54, "num_val": 12}})
+    manifest = toy_manifest().model_copy(update={"dataset": images(num_train=54, num_val=12)})
     costs = [{"num_parameters": 100}, {"num_parameters": 300}]
     write_run(tmp_path / "run", [Trained([0.5, 0.6], costs=cost) for cost in costs], manifest)
     assert speed.recorded(tmp_path / "run", toy_dataset).seconds == {100: 2.0, 300: 2.0}  # of 54 images: 1 s
@@ -126,7 +131,7 @@ def test_an_earlier_run_says_how_long_an_epoch_takes(tmp_path: Path, toy_dataset
 def test_a_run_that_says_nothing_of_this_search_is_refused(
     tmp_path: Path, toy_dataset: Dataset, dataset: dict[str, Any], trials: list[Trained], message: str
 ) -> None:
-    write_run(tmp_path / "run", trials, toy_manifest().model_copy(update={"dataset": dataset}))
+    write_run(tmp_path / "run", trials, toy_manifest().model_copy(update={"dataset": images(**dataset)}))
     with pytest.raises(ConfigError, match=message):
         speed.recorded(tmp_path / "run", toy_dataset)
 
@@ -219,7 +224,7 @@ def test_the_command_plans_a_search_and_writes_nothing(
 ) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    manifest = toy_manifest().model_copy(update={"dataset": {"name": "npz", "num_train": 108}})
+    manifest = toy_manifest().model_copy(update={"dataset": images(num_train=108)})
     like = write_run(tmp_path / "run", [Trained([0.5])], manifest).folder
     search = toy_search(**{"search.goal": "front", "search.arms": ["distil", "cross_entropy"]})
     file = write_search(tmp_path, search)
