@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import ray
 from ray import tune
 from ray.actor import ActorHandle
-from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError
 from ray.util import list_named_actors
 
 from kd_tune.failures import LOST_HOST
 
 PATIENCE = 10.0  # seconds after the first host has answered; hosts that start together differ by less
+PAUSE = 1.0  # seconds before hosts that are started again are asked once more
 
 
 def follow_trial(config: dict[str, Any], hosts: Sequence[ActorHandle[Any]], name: str, stack: int) -> None:
@@ -73,11 +75,27 @@ def ask_loads(hosts: Sequence[ActorHandle[Any]], number: int) -> dict[int, tuple
 
     One may wait for a core that somebody else has, or be started again, so that nobody can say how long it takes.
 
+    Where all of them are, they are asked until one is there.
+
     Raises:
         RayActorError: all hosts are lost.
     """
+    while True:
+        loads, lost = _ask_once(hosts, number)
+        if loads:
+            return loads
+        if not any(isinstance(error, ActorUnavailableError) for error in lost):
+            raise lost[0]
+        time.sleep(PAUSE)
+
+
+def _ask_once(
+    hosts: Sequence[ActorHandle[Any]], number: int
+) -> tuple[dict[int, tuple[bool, int]], list[RayActorError]]:
+    """What hosts say that answer, and what Ray says of others."""
     asked: dict[Any, int] = {host.load.remote(number): place for place, host in enumerate(hosts)}
     loads: dict[int, tuple[bool, int]] = {}
+    lost: list[RayActorError] = []
     waiting = list(asked)
     while waiting and not loads:
         answers, waiting = ray.wait(waiting, num_returns=1)
@@ -86,7 +104,5 @@ def ask_loads(hosts: Sequence[ActorHandle[Any]], number: int) -> dict[int, tuple
             try:
                 loads[asked[answer]] = ray.get(answer)
             except RayActorError as error:
-                lost = error
-    if not loads:
-        raise lost
-    return loads
+                lost.append(error)
+    return loads, lost

@@ -48,7 +48,9 @@ def take_mark(checkpoints: Path) -> str | None:
     mark.replace(checkpoints / HANG)
     # A thread's stack follows a line of its own, the innermost call first.
     stacks = re.split(r"^(?=Thread |Current thread )", text, flags=re.MULTILINE)
-    training = next((stack for stack in stacks if "host.py" in stack), text)
+    training = next(
+        (stack for stack in stacks if re.search(r" in (open_trial|_train_for_ever)$", stack, re.MULTILINE)), text
+    )
     calls = re.findall(r'File "(.*)", line (\d+)', training)
     where = f", last seen in {calls[0][0]}:{calls[0][1]}" if calls else ""
     after = re.search(r"Timeout \((.*?)\)", text)

@@ -66,13 +66,13 @@ class SearchProcess:
                 [sys.executable, str(program), *arguments], stdout=log, stderr=log, cwd=folder
             )
 
-    def wait(self) -> int:
+    def wait(self, seconds: float = WAIT_SECONDS) -> int:
         """The exit code; the process and its output are shown where it takes too long."""
         try:
-            return self._process.wait(WAIT_SECONDS)
+            return self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f"no end after {WAIT_SECONDS} s:\n{self.log.read_text()[-3000:]}") from None
+            raise AssertionError(f"no end after {seconds} s:\n{self.log.read_text()[-3000:]}") from None
 
     def wait_for_epochs(self, run: Path, count: int) -> None:
         """Waits until the run's ledger holds so many epochs."""

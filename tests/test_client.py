@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,6 +25,17 @@ class FullHost:
 
     def load(self, number: int) -> tuple[bool, int]:
         return number in self._trials, len(self._trials)
+
+
+@ray.remote(num_cpus=0)
+class Slow:
+    """A host that takes its time to start."""
+
+    def __init__(self) -> None:
+        time.sleep(2)
+
+    def load(self, number: int) -> tuple[bool, int]:
+        return False, 0
 
 
 @pytest.fixture
@@ -98,9 +110,20 @@ def test_hosts_that_were_started_later_are_found(hosts: Any) -> None:
             ray.kill(host)
 
 
-def kill(host: Any) -> None:
+def test_a_host_that_is_started_again_is_waited_for(ray_cluster: None) -> None:
+    """Its trials come back before it does; that it is not there yet is no fault of theirs."""
+    host = Slow.options(max_restarts=1).remote()  # type: ignore[attr-defined]
+    try:
+        assert choose_host([host], 9, 4) == 0
+        kill(host, no_restart=False)
+        assert choose_host([host], 9, 4) == 0
+    finally:
+        ray.kill(host)
+
+
+def kill(host: Any, no_restart: bool = True) -> None:
     """Ends a host, and comes back when it has ended: until then it may answer."""
-    ray.kill(host)
+    ray.kill(host, no_restart=no_restart)
     while True:
         try:
             ray.get(host.load.remote(0))

@@ -60,18 +60,22 @@ def test_a_failure_is_said_in_one_line(text: str, in_hand: str | None, what: str
 
 
 ENDLESS = """
-import sys
+import sys, threading
 from pathlib import Path
 from kd_tune.watchdog import in_hand
 
-def forward_of_a_host_py():
+def forward():
     sum(0 for _ in iter(int, 1))  # one call into C, which keeps Python's lock for the most part
 
+def open_trial():
+    forward()
+
+threading.Thread(target=threading.Event().wait, daemon=True).start()  # as a client's call waits in a host
 for _ in range(3):
     with in_hand(0.3, Path(sys.argv[1])):
         pass
 with in_hand(0.3, Path(sys.argv[1]) if sys.argv[2] == "alone" else None):
-    forward_of_a_host_py()
+    open_trial()
 """
 
 
@@ -85,7 +89,7 @@ def test_a_process_that_hangs_ends_and_leaves_what_it_was_doing(how: str, tmp_pa
         assert line.startswith("no epoch in 0:00:00.3")
         assert "resources.epoch_seconds" in line
         assert "last seen in <string>:7" in line
-        assert "forward_of_a_host_py" in (tmp_path / "trial" / HANG_FILE).read_text()
+        assert "in forward" in (tmp_path / "trial" / HANG_FILE).read_text()
     else:
         assert line is None
     assert take_mark(tmp_path / "trial") is None
