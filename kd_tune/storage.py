@@ -250,4 +250,4 @@ def _reason(error: Exception) -> str:
     """One line: S3's client adds numbers of requests and advice."""
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
-    return re.sub(r" \(Request ID: \w*\)", "", " ".join(str(error).split()))[:300]
+    return re.sub(r" \(Request ID: \w*\)", "", " ".join(str(error).split()))[:300].rstrip(".")

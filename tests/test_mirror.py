@@ -323,3 +323,34 @@ def test_checkpoints_of_a_run_and_its_confirmation_are_fetched_when_they_are_nee
         assert (run / "checkpoints" / "0003" / "epoch_0009" / "trial.json").read_text() == "epoch_0009/trial.json"
         Storage(url).child("toy").delete(place)
         assert newest_checkpoint(run, 3) == run / "checkpoints" / "0003" / "epoch_0009"
+
+
+def test_a_launch_that_was_killed_while_it_took_over_knows_its_predecessors_token(
+    tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = new_run(tmp_path / "runs" / "toy", str(tmp_path / "storage"))
+    with mirrored(folder, console, ADVICE):
+        pass
+
+    class KilledError(Exception):
+        pass
+
+    def killed(*_: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mirror_module, "_write_owner", killed)
+        with pytest.raises(KilledError):
+            Mirror(folder, console)
+    with mirrored(folder, console, ADVICE) as mirror:
+        assert mirror is not None
+
+
+def test_a_storage_that_was_emptied_is_filled_again(url: str, tmp_path: Path, console: Console) -> None:
+    folder = new_run(tmp_path / "toy", url)
+    copy = Storage(url).child("toy")
+    with mirrored(folder, console, ADVICE):
+        before = copy.files()
+    Storage(url).delete("toy")
+    with mirrored(folder, console, ADVICE):
+        assert copy.files() == before

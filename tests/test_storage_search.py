@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from kd_tune import results
+from kd_tune.confirm import Request, confirm
+from kd_tune.export import export_best
 from kd_tune.ledger import read_events, replay
+from kd_tune.mirror import fetch
+from kd_tune.search import Launch, start
+from kd_tune.search_file import load_search_file
 from kd_tune.storage import Storage
 from tests.object_store import Gate
 from tests.searches import SearchProcess, complaints, proposals_of, toy_search, write_search
@@ -110,3 +117,25 @@ def test_a_search_whose_storage_is_lost_pauses_and_goes_on(
     assert complaints(run, NUM_TRIALS, NUM_EPOCHS) == []
     copy = Storage(url).child("toy")
     assert all(copy.read(f"ledger/{path.name}") == path.read_bytes() for path in (run / "ledger").iterdir())
+
+
+def test_a_search_that_was_fetched_can_be_confirmed_and_exported(
+    tmp_path: Path, toy_npz: Path, url: str, ray_cluster: None
+) -> None:
+    """In stacks, whose checkpoints go to the storage side by side; a trial's and a training's come back from there."""
+    console = Console(file=io.StringIO(), width=120)
+    file = load_search_file(write_search(tmp_path, toy_search(**{"search.num_trials": 2})))
+    state = start(file, tmp_path / "here" / "toy", Launch(source=toy_npz, storage=url), console)
+    assert not state.num_left()
+    there = fetch(Storage(url).child("toy").url, tmp_path / "there", console)
+    shutil.rmtree(tmp_path / "here")
+    assert export_best(there, tmp_path / "students", top=1)
+
+    result = confirm(there, Request(top=1, num_seeds=2), Launch(source=toy_npz), console)
+    assert result is not None
+    assert len(result.arms[0].test_accuracies) == 2
+    copy = Storage(url).child("toy")
+    assert b"test_opened" in b"".join(copy.read(name) or b"" for name in copy.files() if name.startswith("ledger"))
+    assert {"confirmation/plan.json", "confirmation/confirmation.json"} <= set(copy.files()), copy.files()
+    assert len(copy.folders("confirmation/checkpoints")) == 2
+    assert (there / "confirmed").is_dir()
