@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from kd_tune import results
+from kd_tune.paths import CACHE_VARIABLE
 from tests.faults.nodes import Nodes
 from tests.faults.rounds import Search, differences, undisturbed, workplace
 from tests.searches import ROOT
@@ -30,6 +31,7 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR"):
         monkeypatch.delenv(name, raising=False)
     with workplace() as folder:
+        monkeypatch.setenv(CACHE_VARIABLE, str(folder))  # put back at the end, whatever searches make of it
         yield folder
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR"):
         os.environ.pop(name, None)
@@ -58,8 +60,8 @@ def cluster(place: Path) -> Iterator[Cluster]:
 @pytest.mark.parametrize("stack", [1, 4])
 def test_a_node_that_lacks_data_and_answers_is_sent_them(stack: int, place: Path, cluster: Cluster) -> None:
     state, _ = undisturbed(place, stack)
-    search = Search(place / "search", stack)
-    cache = search.folder / "cache"
+    search = Search(place / "search", stack, own_cache=True)
+    cache = search.cache
     nodes, (_, lacking) = cluster(search.data.parent, cache)
     search.address = nodes.address
     assert search.finish() == []
@@ -72,7 +74,7 @@ def test_a_node_that_lacks_data_and_answers_is_sent_them(stack: int, place: Path
 
 
 def test_a_folder_of_one_node_alone_is_refused_before_anything_is_done(place: Path, cluster: Cluster) -> None:
-    search = Search(place / "search", 1)
+    search = Search(place / "search", 1, own_cache=True)
     nodes, (_, other) = cluster(search.folder / "runs")
     search.address = nodes.address
     launch = search.start()
@@ -81,7 +83,7 @@ def test_a_folder_of_one_node_alone_is_refused_before_anything_is_done(place: Pa
     assert f"error: node {other}: {search.run.parent}: a folder of this node alone; " in said
     assert "a folder that all of these share under one path, or --storage" in said
     assert list(search.run.parent.iterdir()) == []
-    assert not (search.folder / "cache" / "teachers").exists(), "no teacher was trained for it"
+    assert not (search.cache / "teachers").exists(), "no teacher was trained for it"
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """`kill -9` of the driver at random moments, then resume.
 
-Each round starts a search with an empty cache, kills its driver, and goes on. Three of four die while trials run, at a
-random epoch; the fourth at any moment of the launch: while it loads, trains its teacher, fills the bank, writes its
-report. Odd rounds train trials in stacks. What must hold at the end:
+Each round starts a search, kills its driver, and goes on. Three of four die while trials run, at a random epoch; the
+others begin with an empty cache and die at any moment of the launch: while it loads, trains its teacher, fills the
+bank, writes its report. Every other round trains trials in stacks. What must hold at the end:
 
 - the ledger that the kill left is the beginning of the final one: nothing that was recorded is gone or changed;
 - every epoch that Ray had logged when the driver died is in the ledger;
@@ -49,7 +49,7 @@ def kill_and_resume(
     state, seconds = known
     for left in folder.parent.glob("ray/session_*/artifacts"):  # by earlier rounds
         shutil.rmtree(left)
-    search = Search(folder, stack)
+    search = Search(folder, stack, own_cache=at_any_moment)
     began, launch = time.monotonic(), search.start()
     if at_any_moment:
         time.sleep(rng.random() * seconds)

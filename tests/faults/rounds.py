@@ -26,9 +26,11 @@ from kd_tune import results  # noqa: E402 - found by the line above
 from kd_tune.ledger import RunState, TrialState, read_events  # noqa: E402
 from kd_tune.manifest import hardware, versions  # noqa: E402
 from kd_tune.paths import CACHE_VARIABLE, write_json  # noqa: E402
+from tests import searches  # noqa: E402
 from tests.searches import SearchProcess, complaints, ledger_text, toy_search, write_search  # noqa: E402
 from tests.stripes import write_stripes  # noqa: E402
 
+searches.WAIT_SECONDS = 900.0  # a busy machine is no fault
 ARMS = ("distil", "cross_entropy")
 NUM_TRIALS, NUM_EPOCHS = 8, 8
 # What differs between two trainings of one trial: the clock.
@@ -51,16 +53,28 @@ class Round:
 
 
 class Search:
-    """A search in a folder of its own, with a cache of its own, so that its teacher is trained and asked too.
+    """A search in a folder of its own.
+
+    Its cache, which holds its teacher, is the first search's beside it, and is known to all processes from now on.
 
     Args:
         folder: made, and holds everything.
         stack: trials that a place holds.
         address: of a cluster; None: Ray is started for it alone.
         epochs: of each trial.
+        own_cache: whether it begins with an empty cache of its own.
     """
 
-    def __init__(self, folder: Path, stack: int, address: str | None = None, epochs: int = NUM_EPOCHS) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        stack: int,
+        address: str | None = None,
+        epochs: int = NUM_EPOCHS,
+        own_cache: bool = False,
+    ) -> None:
+        self.cache = (folder if own_cache else folder.parent) / "cache"
+        os.environ[CACHE_VARIABLE] = str(self.cache)
         self.folder, self.stack, self.address, self.epochs = folder, stack, address, epochs
         self.run = folder / "runs" / "toy"
         (folder / "data").mkdir(parents=True)
@@ -77,7 +91,6 @@ class Search:
 
     def start(self) -> SearchProcess:
         """Starts it, or goes on with what there is of it."""
-        os.environ[CACHE_VARIABLE] = str(self.folder / "cache")
         address = () if self.address is None else ("--address", self.address)
         if (self.run / "ledger").is_dir():
             return SearchProcess(self.folder, "--resume", str(self.run), *address)
@@ -164,7 +177,10 @@ def play(
     began = time.strftime("%Y-%m-%d %H:%M:%S%z")
     for number, one in enumerate(rounds):
         since = time.monotonic()
-        found = one(random.Random(f"{arguments.seed}/{name}/{number}"), folder / f"{name}_{number}")
+        try:
+            found = one(random.Random(f"{arguments.seed}/{name}/{number}"), folder / f"{name}_{number}")
+        except AssertionError as error:  # a search that did not come so far, or did not end
+            found = Round("nothing", [str(error)])
         seconds = round(time.monotonic() - since, 1)
         held = "held" if not found.wrong else f"BROKEN: {'; '.join(found.wrong)}"
         counted = ", ".join(f"{key} {value}" for key, value in found.figures.items())
