@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import secrets
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -37,7 +35,6 @@ from ray import tune
 from ray._private import ray_constants
 from ray.air.execution._internal import actor_manager
 from ray.exceptions import OutOfMemoryError, RayActorError
-from ray.tune import Callback, Stopper
 from ray.tune.execution import tune_controller
 from ray.tune.experiment import Trial
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -45,16 +42,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from kd_tune import nodes, records, signals, user_code
 from kd_tune.client import follow_trial
 from kd_tune.config import ResourcesConfig
-from kd_tune.errors import ConfigError, EnvironmentProblem, refused_by_system
-from kd_tune.failures import LOST, environment_said, explain
-from kd_tune.ledger import Run, checkpoints_of
+from kd_tune.errors import ConfigError, EnvironmentProblem
+from kd_tune.ledger import Run
 from kd_tune.limits import Allowance
 from kd_tune.records import METRIC
 from kd_tune.scheduler import RunScheduler
 from kd_tune.search_file import SearchFile
 from kd_tune.searcher import RunSearcher
 from kd_tune.trainable import Host, RunContext, Sender, train_trial
-from kd_tune.watchdog import take_mark
+from kd_tune.tune_callbacks import FailureRecorder, LaunchStopper, environment_behind
 
 # Ray's memory monitor ends a worker with an error of its own, at which Tune would end the whole search.
 for module in (actor_manager, tune_controller):
@@ -174,7 +170,7 @@ def fit(
         EnvironmentProblem: the operating system refused to write what must be written, here or where trials are
             trained; they go on with the next launch.
     """
-    left, failures = run.state.num_left(), _FailureRecorder(run, file.search.max_failures)
+    left, failures = run.state.num_left(), FailureRecorder(run, file.search.max_failures)
     with (
         _sending(context) as complete,
         _trainable(file.resources, complete, room, left) as trainable,
@@ -183,7 +179,7 @@ def fit(
         try:
             _tuner(trainable, run, searcher, scheduler, room, left, allowance, failures).fit()
         except Exception as error:
-            raise _environment_behind(error) or error from None
+            raise environment_behind(error) or error from None
     if failures.problem is not None:
         raise EnvironmentProblem(failures.problem)
 
@@ -196,7 +192,7 @@ def _tuner(
     room: Room,
     left: int,
     allowance: Allowance,
-    failures: _FailureRecorder,
+    failures: FailureRecorder,
 ) -> tune.Tuner:
     return tune.Tuner(
         trainable,
@@ -215,7 +211,7 @@ def _tuner(
             name=f"launch_{run.state.launches:02d}",
             storage_path=str((run.folder / "ray").resolve()),
             callbacks=[failures],
-            stop=_Stopper(allowance, failures, room),
+            stop=LaunchStopper(allowance, failures, room),
             verbose=0,
         ),
     )
@@ -294,87 +290,6 @@ def _stops_tell_tune() -> Iterator[None]:
                 signal.signal(signal.SIGUSR1, before if before is not None else signal.SIG_DFL)
 
 
-class _FailureRecorder(Callback):
-    """Records why trials broke: those that start again, and those that have done so too often.
-
-    To Ray a trial that broke has ended; the searcher gives it again, unless its end is recorded. What Ray starts again
-    by itself is what a cluster said that it would take away. A trial whose machine or storage is at fault has not
-    failed: the others would follow it one by one, so the search stops.
-
-    Args:
-        run: records it.
-        max_failures: times that a trial starts again; one that was lost always does.
-
-    Attributes:
-        problem: what is wrong with a machine or a storage, once it is known.
-    """
-
-    def __init__(self, run: Run, max_failures: int) -> None:
-        self._run = run
-        self._max_failures = max_failures
-        self._failures: Counter[int] = Counter()
-        self.problem: str | None = None
-
-    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._record(trial)
-
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._record(trial)
-
-    def _record(self, trial: Trial) -> None:
-        state, said = self._run.state.trials[trial.config["number"]], _said(trial)
-        in_hand = take_mark(checkpoints_of(self._run.folder, state.number))
-        if (problem := environment_said(said)) is not None:
-            self.problem = self.problem or problem
-            return
-        if state.end is not None:  # it broke when it was told to stop
-            return
-        failure = explain(said, in_hand)
-        self._failures[state.number] += failure.what != LOST
-        told = {"trial": state.number, "epoch": state.epoch, **failure._asdict()}
-        if self._failures[state.number] > self._max_failures:
-            self._run.record(records.STOPPED, reason="failed", **told)
-        else:
-            self._run.record(records.RETRIED, **told)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Ray pickles callbacks into its snapshots, which kd_tune never reads
-
-
-class _Stopper(Stopper):
-    """Ends Tune's loop at a limit, or where nothing can be trained any more; trials that run then have no end in the
-    ledger, and go on with the next launch."""
-
-    def __init__(self, allowance: Allowance, failures: _FailureRecorder, room: Room) -> None:
-        self._allowance = allowance
-        self._failures = failures
-        self._room = room
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        self._room()  # also when there is nothing left to propose, for the record
-        return self._failures.problem is not None or self._allowance.reached() is not None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Ray pickles stoppers into its snapshots, which kd_tune never reads
-
-
-def _environment_behind(error: BaseException | None) -> EnvironmentProblem | None:
-    """What the operating system refused the ledger or Ray's own files, which Tune wraps; None if it was something else.
-
-    Tune raises a text in its place, while the error is still being handled.
-    """
-    while error is not None:
-        if isinstance(error, EnvironmentProblem):
-            return error
-        if isinstance(error, OSError) and (problem := refused_by_system(error)) is not None:
-            return problem
-        error = error.__cause__ or error.__context__
-    return None
-
-
 def slots_of(node: Mapping[str, float], resources: ResourcesConfig) -> int:
     """How many trials a node with these resources (Ray's names: CPU, GPU) holds at once.
 
@@ -439,10 +354,3 @@ def _too_small(resources: ResourcesConfig, there: Mapping[str, float]) -> Config
 def _trial_name(trial: Trial) -> str:
     retry = trial.config.get("retry")
     return f"{trial.config['number']:04d}_{trial.config['arm']}" + (f"_retry{retry}" if retry else "")
-
-
-def _said(trial: Trial) -> str:
-    """What Ray wrote of a trial's last failure."""
-    path = trial.error_file
-    said = "" if path is None else Path(path).read_text(encoding="utf-8", errors="replace")
-    return re.split(r"^Failure # \d+ \(occurred at .*\)$", said, flags=re.MULTILINE)[-1]
