@@ -111,15 +111,13 @@ def connected(address: str | None) -> Iterator[None]:
     # What broke a trial is recorded and shown by us, in one line; Ray's traceback is in the trial's error.txt.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    terminate = signal.getsignal(signal.SIGTERM)
     try:
-        if address is None:
-            start_here(**options)
-        else:
-            package = str(Path(__file__).resolve().parent)
-            ray.init(address=address, runtime_env={"py_modules": [package, *user_code.sent_along()]}, **options)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, terminate or signal.SIG_DFL)  # Ray's own would end the process with 15
+        with signals.kept():
+            if address is None:
+                start_here(**options)
+            else:
+                package = str(Path(__file__).resolve().parent)
+                ray.init(address=address, runtime_env={"py_modules": [package, *user_code.sent_along()]}, **options)
     except Exception as error:  # Ray raises a plain Exception where a start-up takes too long
         what = "Ray cannot be started here" if address is None else f"--address {address}: no Ray cluster there"
         raise EnvironmentProblem(f"{what}: {error}") from error

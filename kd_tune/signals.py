@@ -75,11 +75,20 @@ def handled(again: Callable[[], None]) -> Iterator[Stop]:
         yield outer if isinstance(outer, Stop) else Stop(again)
         return
     stop = Stop(again)
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, stop)
-    try:
-        yield stop
-    finally:
+    with kept():
         for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, stop)
+        yield stop
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Puts both signals' handlers back, whatever others make of them meanwhile: `ray.init` takes SIGTERM."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)

@@ -86,9 +86,9 @@ class SearchProcess:
         """Whether the process has not ended."""
         return self._process.poll() is None
 
-    def interrupt(self) -> None:
-        """Ctrl-C."""
-        self._process.send_signal(signal.SIGINT)
+    def interrupt(self, number: signal.Signals = signal.SIGINT) -> None:
+        """Ctrl-C, or what a cluster sends."""
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         """`kill -9` of the driver; Ray's own processes follow it."""

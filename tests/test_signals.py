@@ -16,7 +16,7 @@ import pytest
 from kd_tune import cli, signals
 from kd_tune.errors import ExitCode
 from tests.runs_by_hand import Trained, write_run
-from tests.searches import toy_search, write_search
+from tests.searches import SearchProcess, toy_search, write_search
 
 BOTH = pytest.mark.parametrize("number", signals.SIGNALS, ids=lambda number: number.name)
 
@@ -118,6 +118,29 @@ def test_a_second_signal_ends_at_once_but_a_repeated_one_is_the_first(number: si
     assert waiting.returncode == ExitCode.ENDED_AT_ONCE
     assert "stopping; once more ends it at once" in said
     assert "ended at once" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("times", "code"), [(1, ExitCode.RESUMABLE), (2, ExitCode.ENDED_AT_ONCE)])
+def test_a_search_that_trains_is_stopped_and_no_process_of_ray_stays(
+    times: int, code: ExitCode, tmp_path: Path, toy_npz: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray has handlers of its own."""
+    monkeypatch.setenv("KD_TUNE_CACHE", str(tmp_path / "cache"))  # by which its processes are known
+    write_search(tmp_path, toy_search(**{"trial.training.num_epochs": 100_000}))
+    launch = SearchProcess(tmp_path, "toy.yaml", "--data", str(toy_npz), "--name", "toy")
+    launch.wait_for_epochs(tmp_path / "runs" / "toy", 4)
+    assert launch.worker_pids("")
+    for _ in range(times):
+        launch.interrupt(signal.SIGTERM)
+        time.sleep(signals.SAME_WISH_SECONDS + 0.1)
+    assert launch.wait() == code, launch.log.read_text()
+    if times == 1:
+        assert "go on with:" in launch.log.read_text()
+    deadline = time.monotonic() + 30
+    while found := [pid for pid in launch.worker_pids("") if pid != os.getpid()]:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)
 
 
 def test_handlers_are_put_back_and_an_ignored_signal_stays_ignored() -> None:
