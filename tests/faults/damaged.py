@@ -22,7 +22,7 @@ import mutations as m
 import numpy as np
 import torch
 from malformed import digits_network, good_npz, good_run
-from trials_by_fault import Tally, finish, parser_of
+from trials_by_fault import Tally, finish, keep, parser_of
 
 from kd_tune import checkpoint, host, soft_targets, teacher
 from kd_tune.data import npz
@@ -231,7 +231,8 @@ def main() -> None:
             tallies[name] = damage(
                 KINDS[name](Path(temporary) / name.replace(" ", "_")), arguments.count, arguments.seed
             )
-    finish(__file__, tallies, arguments)
+    keep(__file__, tallies, arguments.seed)
+    finish(tallies)
 
 
 def damage(stored: Stored, count: int, seed: int) -> Tally:

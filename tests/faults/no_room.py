@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from malformed import digits_network, good_npz, good_run
 from rich.console import Console
-from trials_by_fault import Tally, finish, parser_of
+from trials_by_fault import Tally, finish, keep, parser_of
 
 from kd_tune import export, host, report, soft_targets, teacher
 from kd_tune.data import npz
@@ -45,7 +45,7 @@ QUIET = Console(quiet=True)
 PAGE = 4096
 NOBODY = 65534
 MOUNT, UMOUNT = (shutil.which(name) or name for name in ("mount", "umount"))
-SECONDS = 300.0  # of a whole command
+SECONDS = 900.0  # of a whole command, on a machine that does other things too
 
 
 class Disk:
@@ -273,11 +273,12 @@ def main() -> None:
         Path(temporary).chmod(0o755)
         for name in arguments.only or [*WRITERS, "search", "confirmation"]:
             if name in WRITERS:
-                tallies |= play(name, Path(temporary), arguments.count, arguments.seed)
+                played = play(name, Path(temporary), arguments.count, arguments.seed)
             else:
-                tallies[f"{name}: full"] = play_commands(name, Path(temporary), arguments.count, arguments.seed)
-            print(f"{name}: done", flush=True)
-    finish(__file__, tallies, arguments)
+                played = {f"{name}: full": play_commands(name, Path(temporary), arguments.count, arguments.seed)}
+            keep(__file__, played, arguments.seed)
+            tallies |= played
+    finish(tallies)
 
 
 def play(name: str, folder: Path, count: int, seed: int) -> dict[str, Tally]:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
@@ -160,16 +160,20 @@ def parser_of(text: str | None, count: int) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=count, help=f"rounds of each kind [default: {count}]")
     parser.add_argument("--seed", type=int, default=0, help="of all rounds [default: 0]")
-    parser.add_argument("--only", action="append", help="one kind alone; may be repeated")
+    parser.add_argument("--only", action="append", help="one kind alone; may be given again")
     return parser
 
 
-def finish(script: str, tallies: dict[str, Tally], arguments: argparse.Namespace) -> None:
-    """Prints counts, writes them beside the script, and ends the process: with 1 if anything was wrong."""
-    found = {name: tally.summary() for name, tally in tallies.items()}
-    result = {"command": f"python tests/faults/{Path(script).name} --count {arguments.count}", "kinds": found}
-    for name, summary in found.items():
-        print(f"{name}: {summary}")
-    if arguments.only is None:
-        Path(script).with_suffix(".json").write_text(json.dumps(result | {"seed": arguments.seed}, indent=2) + "\n")
+def keep(script: str, tallies: dict[str, Tally], seed: int) -> None:
+    """Prints counts, and writes them beside the script; of kinds that were not played now, that file keeps its own."""
+    path = Path(script).with_suffix(".json")
+    kinds = json.loads(path.read_text()) if path.exists() else {}
+    for name, tally in tallies.items():
+        kinds[name] = tally.summary() | {"seed": seed}
+        print(f"{name}: {kinds[name]}", flush=True)
+    path.write_text(json.dumps(kinds, indent=2) + "\n")
+
+
+def finish(tallies: dict[str, Tally]) -> NoReturn:
+    """Ends the process: with 1 if anything was wrong."""
     sys.exit(any(tally.wrong for tally in tallies.values()))
