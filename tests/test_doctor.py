@@ -193,9 +193,9 @@ def test_every_node_must_write_a_storage(s3: Gate, ray_cluster: None) -> None:
     import ray
 
     of_node = f"storage {ray.nodes()[0]['NodeManagerAddress']}"
-    assert verdicts(check_nodes([], s3.url))[of_node] is PASS
+    assert verdicts(check_nodes([], storage=s3.url))[of_node] is PASS
     s3.always = 403
-    assert verdicts(check_nodes([], s3.url))[of_node] is FAIL
+    assert verdicts(check_nodes([], storage=s3.url))[of_node] is FAIL
 
 
 def test_a_shared_folder_as_storage_is_marked_like_one(tmp_path: Path) -> None:

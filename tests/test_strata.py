@@ -212,7 +212,7 @@ def test_every_stratum_keeps_its_best_checkpoints_and_the_live_table_shows_each(
     run = Run.create(tmp_path / "run", "trial: {}\n", toy_manifest())
     output = io.StringIO()
     watch = Watch(Console(file=output, width=120), run.state, 1, prunes=True)
-    run.listeners += [_CheckpointKeeper(run.folder), watch]
+    run.listeners += [_CheckpointKeeper(run.folder, None), watch]
     run.record(records.STARTED, quota={"distil": 14}, strata=(1000, 2000))
     for number in range(14):
         run.record(records.PROPOSED, trial=number, arm="distil", stratum=number % 2, draw={})
