@@ -14,7 +14,7 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -218,23 +218,27 @@ def _check_fields(kind: str, event: Event) -> None:
         if event.get(name) is not None and type(event[name]) is not expected:
             raise TypeError(f"{name} must be of type {expected.__name__}")
     if kind == records.EPOCH:
-        _check_numbers([value for value in event.values() if value is not None and value is not kind])
+        values = list(event.values())
+        values.remove(kind)  # a text, and the only one
+        _check_numbers(values)
         if event["epoch"] < 0:
             raise ValueError("epoch must not be below 0")
     elif kind in (records.PROPOSED, records.KNOWN):
-        _check_numbers([value for value in event["draw"].values() if value is not None and not isinstance(value, str)])
-        _check_numbers([number for pair in event.get("values", ()) for number in pair if number is not None])
+        _check_numbers([value for value in event["draw"].values() if not isinstance(value, str)])
+        _check_numbers([number for pair in event.get("values", ()) for number in pair])
     elif kind == records.STOPPED and event["reason"] not in STOP_REASONS:
         raise ValueError(f"reason must be one of {', '.join(STOP_REASONS)}")
     elif kind in (records.STARTED, records.REOPENED):
         _check_numbers([*event["quota"].values(), *event.get("strata", ()), *event.get("trials", ())])
 
 
-def _check_numbers(numbers: Sequence[Any]) -> None:
-    """Raises TypeError or ValueError if one of some values is not a number that a table can hold.
+def _check_numbers(numbers: list[Any]) -> None:
+    """Raises TypeError or ValueError if one of some values is neither None nor a number that a table can hold.
 
     By the smallest and the largest of them, which is faster than asking each: there are millions.
     """
+    if None in numbers:
+        numbers = [number for number in numbers if number is not None]
     if not numbers or (min(numbers) > -_LARGE and max(numbers) < _LARGE):
         return
     for number in numbers:  # a loss that diverges may be as large

@@ -139,7 +139,7 @@ def spoil_value(chance: random.Random, value: Any) -> Any:
                 deep = [deep]
             holder[key] = deep
         else:
-            holder[key] = chance.choice(NASTY)
+            holder[key] = copy.deepcopy(chance.choice(NASTY))  # which a later mutation may change
     return made
 
 
