@@ -201,8 +201,9 @@ def confirm(
     if result is None:
         console.print(f"stopped before the test set was opened; {advice}")
         raise typer.Exit(ExitCode.RESUMABLE)
-    console.print(f"report: {report.write(run, console)}")
-    _copy(run, console)
+    with stoppable(f"the confirmation itself has ended; {_interpreter()} analyze.py {run} writes its report"):
+        console.print(f"report: {report.write(run, console)}")
+        _copy(run, console)
 
 
 @data_app.command()
