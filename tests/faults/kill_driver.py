@@ -33,7 +33,8 @@ STACKS = (1, 4)
 def main() -> None:
     arguments = parser_of(__doc__, count=20).parse_args()
     with workplace() as folder:
-        os.environ["RAY_TMPDIR"] = str(folder)  # where Ray's loggers write while a search runs
+        # Ray's own loggers are witnesses; they write below this folder while a search runs.
+        os.environ.update(RAY_TMPDIR=str(folder), TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="0")
         stacks = STACKS[: arguments.count]
         known = {stack: undisturbed(folder, stack) for stack in stacks}
         rounds = [
@@ -77,15 +78,15 @@ def kill_and_resume(
 
 def logged_by_ray(folder: Path) -> list[tuple[int, int]]:
     """Trial and epoch of every row in the files that Ray's own logger writes."""
-    found = []
+    found = set()
     for path in folder.glob("ray/session_*/artifacts/*/*/driver_artifacts/*/result.json"):
         for line in path.read_text().splitlines():
             try:
                 row = json.loads(line)
             except ValueError:  # cut off by the kill
                 continue
-            found.append((row["config"]["number"], row["epoch"]))
-    return found
+            found.add((row["config"]["number"], row["epoch"]))
+    return sorted(found)
 
 
 if __name__ == "__main__":
