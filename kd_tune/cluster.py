@@ -124,7 +124,8 @@ def connected(address: str | None) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        with signals.kept():
+            ray.shutdown()
 
 
 def start_here(**options: Any) -> None:

@@ -84,7 +84,10 @@ def handled(again: Callable[[], None]) -> Iterator[Stop]:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Puts both signals' handlers back, whatever others make of them meanwhile: `ray.init` takes SIGTERM."""
+    """Puts both signals' handlers back, whatever others make of them meanwhile.
+
+    `ray.init` takes SIGTERM, and `ray.shutdown` leaves it to the system, which ends the process.
+    """
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield
