@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,11 +16,12 @@ from ray._private import ray_constants
 from ray.exceptions import RayTaskError
 from ray.tune.error import TuneError
 
-from kd_tune import cluster
 from kd_tune.cluster import connected, start_here
 from kd_tune.errors import ConfigError, EnvironmentProblem
+from kd_tune.ledger import Run
 from kd_tune.limits import NO_LIMITS, Allowance, DeviceTime
-from tests.driven import memory_run
+from kd_tune.tune_callbacks import FailureRecorder, LaunchStopper, environment_behind
+from tests.searches import toy_manifest
 
 
 @pytest.mark.parametrize(
@@ -91,26 +93,33 @@ def broken(tmp_path: Path, ray_cluster: None) -> Callable[[Callable[[], None]], 
     return run
 
 
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    """A run with a trial."""
+    with closing(Run.create(tmp_path / "run", "trial: {}\n", toy_manifest())) as made:
+        made.record("started", quota={"distil": 1})
+        made.record("proposed", trial=0, arm="distil", draw={})
+        yield made
+
+
+def stopper_of(failures: FailureRecorder) -> LaunchStopper:
+    return LaunchStopper(Allowance(NO_LIMITS, 0.0, DeviceTime(1.0)), failures, lambda: 1)
+
+
 @pytest.mark.parametrize("event", ["on_trial_error", "on_trial_recover"])
-def test_a_trial_whose_machine_is_at_fault_has_not_failed(event: str, broken: Callable[..., Any]) -> None:
-    run = memory_run({"distil": 1})
-    run.record("proposed", trial=0, arm="distil", draw={})
-    allowance = Allowance(NO_LIMITS, 0.0, DeviceTime(1.0))
-    failures = cluster._FailureRecorder(run)  # type: ignore[arg-type]
-    stopper = cluster._Stopper(allowance, failures)
+def test_a_trial_whose_machine_is_at_fault_has_not_failed(event: str, run: Run, broken: Callable[..., Any]) -> None:
+    failures = FailureRecorder(run, max_failures=0)
     getattr(failures, event)(0, [], broken(refuse))
     assert run.state.trials[0].end is None
     assert failures.problem == "a/b: No space left on device; make room there"
-    assert stopper.stop_all()
+    assert stopper_of(failures).stop_all()
 
 
-def test_a_trial_that_broke_by_itself_is_recorded(broken: Callable[..., Any]) -> None:
-    run = memory_run({"distil": 1})
-    run.record("proposed", trial=0, arm="distil", draw={})
-    failures = cluster._FailureRecorder(run)  # type: ignore[arg-type]
+def test_a_trial_that_broke_by_itself_is_recorded(run: Run, broken: Callable[..., Any]) -> None:
+    failures = FailureRecorder(run, max_failures=0)
     failures.on_trial_error(0, [], broken(fail))
     assert (run.state.trials[0].end, failures.problem) == ("failed", None)
-    assert not cluster._Stopper(Allowance(NO_LIMITS, 0.0, DeviceTime(1.0)), failures).stop_all()
+    assert not stopper_of(failures).stop_all()
 
 
 def raise_as_tune_does(error: Exception) -> None:
@@ -124,5 +133,5 @@ def raise_as_tune_does(error: Exception) -> None:
 def test_what_the_ledger_or_rays_files_are_refused_is_found_behind_what_tune_raises(refused: Exception) -> None:
     with pytest.raises(TuneError) as caught:
         raise_as_tune_does(refused)
-    assert str(cluster._environment_behind(caught.value)).startswith("a/b: ")
-    assert cluster._environment_behind(TuneError("something else")) is None
+    assert str(environment_behind(caught.value)).startswith("a/b: ")
+    assert environment_behind(TuneError("something else")) is None
