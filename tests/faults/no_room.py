@@ -96,7 +96,8 @@ class Disk:
     @contextmanager
     def forbidden(self, elsewhere: Path) -> Iterator[None]:
         """As a user that may read everything here and elsewhere, and write nothing."""
-        for path in [self.place, *self.place.rglob("*"), elsewhere, *elsewhere.rglob("*")]:
+        around = [elsewhere.parent, self.place, elsewhere]  # made under whatever umask this process has
+        for path in [*around, *self.place.rglob("*"), *elsewhere.rglob("*")]:
             path.chmod(0o755 if path.is_dir() else 0o644)
         os.seteuid(NOBODY)
         try:
