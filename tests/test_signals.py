@@ -136,16 +136,19 @@ def test_a_search_that_trains_is_stopped_and_no_process_of_ray_stays(
     monkeypatch.setenv("KD_TUNE_CACHE", str(tmp_path / "cache"))  # by which its processes are known
     write_search(tmp_path, toy_search(**{"trial.training.num_epochs": 100_000}))
     launch = SearchProcess(tmp_path, "toy.yaml", "--data", str(toy_npz), "--name", "toy")
-    launch.wait_for_epochs(tmp_path / "runs" / "toy", 4)
-    assert launch.worker_pids("")
-    for number in sent:
-        launch.interrupt(number)
-        time.sleep(signals.SAME_WISH_SECONDS + 0.1)
-    assert launch.wait() == code, launch.log.read_text()
+    try:
+        launch.wait_for_epochs(tmp_path / "runs" / "toy", 4)
+        assert launch.worker_pids("")
+        for number in sent:
+            launch.interrupt(number)
+            time.sleep(signals.SAME_WISH_SECONDS + 0.1)
+        assert launch.wait() == code, launch.log.read_text()
+    finally:
+        launch.kill()
     if len(sent) == 1:
         assert "go on with:" in launch.log.read_text()
     deadline = time.monotonic() + 30
-    while found := [pid for pid in launch.worker_pids("") if pid != os.getpid()]:
+    while found := launch.worker_pids(""):
         assert time.monotonic() < deadline, found
         time.sleep(0.2)
 
