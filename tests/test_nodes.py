@@ -6,7 +6,6 @@ The fault scripts are run here with few rounds; by hand they are run with many (
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -28,13 +27,12 @@ Cluster = Callable[..., tuple[Nodes, list[str]]]
 
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR"):
-        monkeypatch.delenv(name, raising=False)
+    """A folder for a test's searches and clusters, which change this process's environment."""
     with workplace() as folder:
-        monkeypatch.setenv(CACHE_VARIABLE, str(folder))  # put back at the end, whatever searches make of it
+        for name in (CACHE_VARIABLE, "RAY_AUTH_MODE", "RAY_TMPDIR"):
+            monkeypatch.setenv(name, str(folder))
+            monkeypatch.delenv(name)  # put back at the end, whatever it is then
         yield folder
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR"):
-        os.environ.pop(name, None)
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 """A Ray cluster of several nodes on this machine: each has a loopback address of its own, and can be killed whole.
 
 The addresses are 127.0.0.2, 127.0.0.3 and so on: Ray would put an outer one in the place of 127.0.0.1. Linux alone has
-them all. Ray's processes want a token of each other.
+them all. Ray's processes want a token of each other, that of any search of this user.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -15,25 +14,25 @@ import sys
 import time
 from pathlib import Path
 
+from kd_tune.ray_token import make_token
+
 WAIT_SECONDS = 120.0
 RAY = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", "--num-gpus=0"]
 
 
 class Nodes:
-    """A cluster; its token is put into this process's environment, for the searches that it starts.
+    """A cluster, for searches that this process starts.
 
     Args:
-        folder: with a short name, for logs, sockets and the token.
+        folder: with a short name, for logs and sockets.
         within: a command that runs each node's, by its index; for nodes that see other files.
     """
 
     def __init__(self, folder: Path, within: dict[int, list[str]] | None = None) -> None:
         self._folder, self._within = folder, within or {}
         folder.mkdir(parents=True)
-        token = folder / "token"
-        token.touch(mode=0o600)
-        token.write_text(secrets.token_hex(32))
-        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), RAY_TMPDIR=str(folder))
+        make_token(os.environ)  # the one that any search makes: Ray reads it once a process
+        os.environ.update(RAY_AUTH_MODE="token", RAY_TMPDIR=str(folder))
         self.address = ""
         self._started = 0
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
