@@ -5,8 +5,8 @@ then. What must hold at its end:
 
 - it ends by itself, with exit code 0, and no trial failed;
 - trials go on from their checkpoints: none is trained from the beginning twice;
-- slots come back: after the kill as many trials are trained at once as there are places for (after the loss of a node,
-  places on those that are left, and on the node that joins in its stead);
+- slots come back: another process takes the place of the one that was killed; after the loss of a node, as many trials
+  are trained at once as there are places on the others;
 - trials, parameters, ends and every figure of every epoch are those of an undisturbed search.
 
     python tests/faults/kill_processes.py --count 10                 # of each kind
@@ -62,14 +62,20 @@ def kill_process(kind: str, stack: int, state: RunState, rng: random.Random, fol
     search = Search(folder, stack, epochs=EPOCHS)
     launch = search.start()
     launch.wait_for_epochs(search.run, moment(rng))
-    places = started(search)["slots"] * stack
     victims = launch.worker_pids(TITLES[kind])
     found = Round(f"a {kind} of {len(victims)} killed with {epochs_so_far(search)} epochs in the ledger, stack {stack}")
     if not victims:
         return Round(found.injected, ["there was none"])
     killed_at = time.time()
     os.kill(rng.choice(victims), signal.SIGKILL)
-    return ended(search, launch, state, found, min(places, NUM_TRIALS), killed_at)
+    there = victims
+    while launch.is_running() and not set(there) - set(victims):
+        time.sleep(0.1)
+        there = launch.worker_pids(TITLES[kind])
+    came = len(set(there) - set(victims))
+    found.figures[f"{kind}s in its place"] = came
+    found.wrong += [] if came else ["no process came in its place"]
+    return ended(search, launch, state, found, 1, killed_at)
 
 
 def kill_node(stack: int, state: RunState, rng: random.Random, folder: Path) -> Round:
