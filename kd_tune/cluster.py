@@ -50,7 +50,7 @@ from kd_tune.scheduler import RunScheduler
 from kd_tune.search_file import SearchFile
 from kd_tune.searcher import RunSearcher
 from kd_tune.trainable import Host, RunContext, Sender, train_trial
-from kd_tune.tune_callbacks import FailureRecorder, LaunchStopper, environment_behind
+from kd_tune.tune_callbacks import FailureRecorder, LaunchStopper, Losses, environment_behind
 
 # Ray's memory monitor ends a worker with an error of its own, at which Tune would end the whole search.
 for module in (actor_manager, tune_controller):
@@ -169,7 +169,8 @@ def fit(
         EnvironmentProblem: the operating system refused to write what must be written, here or where trials are
             trained; they go on with the next launch.
     """
-    left, failures = run.state.num_left(), FailureRecorder(run, file.search.max_failures)
+    left = run.state.num_left()
+    failures = FailureRecorder(run, file.search.max_failures, Losses(ray.nodes))
     with (
         _sending(context) as complete,
         _trainable(file.resources, complete, room, left) as trainable,

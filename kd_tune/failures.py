@@ -28,6 +28,7 @@ _MEMORY = {
     ),
 }
 _DIED = "worker process has died"
+_UNAVAILABLE = re.compile(r"The actor \w+ is unavailable")
 LOST_HOST = "the host of its stack has died"
 MOST_CHARACTERS = 500
 
@@ -44,6 +45,11 @@ class Failure(NamedTuple):
     error: str
 
 
+NODE_GONE = Failure(LOST, "its node has gone")
+UNREACHABLE = Failure(CRASH, "its process cannot be reached: it died, or its node")  # nobody knows yet which
+PROCESS_DIED = Failure(CRASH, "its process died: killed, out of memory, or an error in native code")
+
+
 def explain(text: str, in_hand: str | None = None) -> Failure:
     """What is known of a failure.
 
@@ -54,7 +60,7 @@ def explain(text: str, in_hand: str | None = None) -> Failure:
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     last = lines[-1] if lines else "Ray gave no reason"
     if _LOST_NODE.search(text):
-        return Failure(LOST, "its node has gone")
+        return NODE_GONE
     if in_hand:
         return Failure(HANG, _cut(in_hand))
     if LOST_HOST in last and in_hand is None:
@@ -62,8 +68,10 @@ def explain(text: str, in_hand: str | None = None) -> Failure:
     for where, words in _MEMORY.items():
         if words.search(text):
             return Failure(MEMORY, _cut(f"out of memory on its {where}: {_MEND[where]}; {last}"))
+    if _UNAVAILABLE.search(text):
+        return UNREACHABLE
     if _DIED in text or LOST_HOST in last:
-        return Failure(CRASH, "its process died: killed, out of memory, or an error in native code")
+        return PROCESS_DIED
     return Failure(CRASH, _cut(last))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +15,48 @@ from ray.tune.experiment import Trial
 
 from kd_tune import records
 from kd_tune.errors import EnvironmentProblem, refused_by_system
-from kd_tune.failures import LOST, environment_said, explain
+from kd_tune.failures import LOST, NODE_GONE, PROCESS_DIED, UNREACHABLE, environment_said, explain
 from kd_tune.ledger import Run, checkpoints_of
 from kd_tune.limits import Allowance
 from kd_tune.watchdog import take_mark
+
+RECENT_SECONDS = 60.0  # after a node was lost, in which Ray tells of all that was on it
+
+
+class Losses:
+    """Nodes that a cluster loses.
+
+    Where a process has gone with its node, Ray knows at first only that its connection broke.
+
+    Args:
+        nodes: says what `ray.nodes` does.
+        patience: seconds that a cluster may take to notice (14 of a raylet that was killed); a machine by itself, which
+            is this one, cannot go.
+    """
+
+    def __init__(self, nodes: Callable[[], list[dict[str, Any]]], patience: float = 30.0) -> None:
+        self._nodes = nodes
+        self._patience = patience
+        self._gone = self._look()[0]
+        self._noticed = -math.inf
+
+    def just_now(self) -> bool:
+        """Whether a node was lost within a minute, or is within the patience."""
+        deadline = time.monotonic() + self._patience
+        while True:
+            gone, left = self._look()
+            if gone - self._gone:
+                self._gone, self._noticed = gone, time.monotonic()
+            if time.monotonic() - self._noticed < RECENT_SECONDS:
+                return True
+            if left == 1 or time.monotonic() > deadline:
+                return False
+            time.sleep(0.25)
+
+    def _look(self) -> tuple[set[str], int]:
+        """Nodes that have gone, and how many are there."""
+        nodes = self._nodes()
+        return {node["NodeID"] for node in nodes if not node["Alive"]}, sum(node["Alive"] for node in nodes)
 
 
 class FailureRecorder(Callback):
@@ -29,15 +69,17 @@ class FailureRecorder(Callback):
     Args:
         run: records it.
         max_failures: times that a trial starts again; one that was lost always does.
+        losses: of the cluster.
 
     Attributes:
         problem: what is wrong with a machine or a storage, once it is known.
     """
 
-    def __init__(self, run: Run, max_failures: int) -> None:
+    def __init__(self, run: Run, max_failures: int, losses: Losses) -> None:
         self._run = run
         self._max_failures = max_failures
         self._failures: Counter[int] = Counter()
+        self._losses = losses
         self.problem: str | None = None
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -55,6 +97,8 @@ class FailureRecorder(Callback):
         if state.end is not None:  # it broke when it was told to stop
             return
         failure = explain(said, in_hand)
+        if failure == UNREACHABLE:
+            failure = NODE_GONE if self._losses.just_now() else PROCESS_DIED
         self._failures[state.number] += failure.what != LOST
         told = {"trial": state.number, "epoch": state.epoch, **failure._asdict()}
         if self._failures[state.number] > self._max_failures:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -20,7 +21,7 @@ from kd_tune.cluster import connected, start_here
 from kd_tune.errors import ConfigError, EnvironmentProblem
 from kd_tune.ledger import Run
 from kd_tune.limits import NO_LIMITS, Allowance, DeviceTime
-from kd_tune.tune_callbacks import FailureRecorder, LaunchStopper, environment_behind
+from kd_tune.tune_callbacks import FailureRecorder, LaunchStopper, Losses, environment_behind
 from tests.searches import toy_manifest
 
 
@@ -93,6 +94,9 @@ def broken(tmp_path: Path, ray_cluster: None) -> Callable[[Callable[[], None]], 
     return run
 
 
+ALONE = Losses(lambda: [{"NodeID": "head", "Alive": True}])
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
     """A run with a trial."""
@@ -108,7 +112,7 @@ def stopper_of(failures: FailureRecorder) -> LaunchStopper:
 
 @pytest.mark.parametrize("event", ["on_trial_error", "on_trial_recover"])
 def test_a_trial_whose_machine_is_at_fault_has_not_failed(event: str, run: Run, broken: Callable[..., Any]) -> None:
-    failures = FailureRecorder(run, max_failures=0)
+    failures = FailureRecorder(run, 0, ALONE)
     getattr(failures, event)(0, [], broken(refuse))
     assert run.state.trials[0].end is None
     assert failures.problem == "a/b: No space left on device; make room there"
@@ -116,10 +120,45 @@ def test_a_trial_whose_machine_is_at_fault_has_not_failed(event: str, run: Run, 
 
 
 def test_a_trial_that_broke_by_itself_is_recorded(run: Run, broken: Callable[..., Any]) -> None:
-    failures = FailureRecorder(run, max_failures=0)
+    failures = FailureRecorder(run, 0, ALONE)
     failures.on_trial_error(0, [], broken(fail))
     assert (run.state.trials[0].end, failures.problem) == ("failed", None)
     assert not stopper_of(failures).stop_all()
+
+
+UNAVAILABLE = "The actor bf80 is unavailable: RpcError: Socket closed"
+
+
+def unreachable() -> None:
+    raise RuntimeError(UNAVAILABLE)
+
+
+def test_a_process_that_went_with_its_node_is_not_charged(run: Run, broken: Callable[..., Any]) -> None:
+    """Ray knows of the node only some time after; of a process that died on its own, it never says more."""
+    alive = dict.fromkeys(("head", "spot", "other"), True)
+    looks = iter(range(1000))
+
+    def nodes() -> list[dict[str, Any]]:
+        alive["spot"] = alive["spot"] and next(looks) < 3
+        return [{"NodeID": name, "Alive": there} for name, there in alive.items()]
+
+    FailureRecorder(run, 0, Losses(nodes, patience=5)).on_trial_error(0, [], broken(unreachable))
+    assert run.state.trials[0].end is None
+    FailureRecorder(run, 0, Losses(nodes, patience=0.3)).on_trial_error(0, [], broken(unreachable))
+    assert run.state.trials[0].end == "failed", "the node had gone long before"
+
+
+def test_a_lost_node_explains_all_that_was_on_it() -> None:
+    alive = {"head": True, "spot": True}
+    losses = Losses(lambda: [{"NodeID": name, "Alive": there} for name, there in alive.items()], patience=0)
+    assert not losses.just_now()
+    alive["spot"] = False
+    assert losses.just_now()
+    assert losses.just_now(), "of another process on that node"
+
+
+def test_a_machine_by_itself_is_not_waited_for() -> None:
+    assert not Losses(lambda: [{"NodeID": "head", "Alive": True}], patience=math.inf).just_now()
 
 
 def raise_as_tune_does(error: Exception) -> None:

@@ -23,6 +23,10 @@ DIED = (
     "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker "
     "unexpectedly exits with a connection error code 2. End of file."
 )
+UNAVAILABLE = (
+    "The actor bf80ea0cc22121ad32a60a3b01000000 is unavailable: The actor is temporarily unavailable: RpcError: RPC "
+    "error: Socket closed rpc_code: 14. The task may or may not have been executed on the actor."
+)
 NODE = "The actor died unexpectedly before finishing this task.\nThe actor died because its node has died. Node Id: 7"
 RAN_OUT = "Task was killed due to the node running low on memory.\nMemory on the node was 15.2GB / 16.0GB"
 IN_TORCH = (
@@ -38,6 +42,7 @@ STACK = f"ray.exceptions.ActorDiedError: gone\n\nThe above exception was the cau
         ("Traceback\n  File\nKeyError: 'no such weights'\n\n", None, CRASH, "KeyError: 'no such weights'"),
         ("", None, CRASH, "Ray gave no reason"),
         (DIED, "", CRASH, "its process died: killed, out of memory"),
+        (UNAVAILABLE, "", CRASH, "its process cannot be reached: it died, or its node"),
         (DIED, "no epoch in 1:00:00", HANG, "no epoch in 1:00:00"),
         (NODE, "", LOST, "its node has gone"),
         (NODE, "no epoch in 1:00:00", LOST, "its node has gone"),
