@@ -20,10 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+import orjson
+
 from kd_tune import records
 from kd_tune.errors import ConfigError, refused_by_system
 from kd_tune.manifest import MANIFEST, Manifest
-from kd_tune.paths import exclusive, naming, refuse_constant, write_json
+from kd_tune.paths import exclusive, naming, write_json
 from kd_tune.records import METRIC, STOP_REASONS, StopReason, finite_or_none
 
 Event = dict[str, Any]
@@ -214,16 +216,17 @@ def _check_fields(kind: str, event: Event) -> None:
     for name, expected in _FIELD_TYPES.get(kind, {}).items():
         if type(event[name]) is not expected:
             raise TypeError(f"{name} must be of type {expected.__name__}")
-    for name, expected in _OPTIONAL_TYPES.get(kind, {}).items():
-        if event.get(name) is not None and type(event[name]) is not expected:
-            raise TypeError(f"{name} must be of type {expected.__name__}")
     if kind == records.EPOCH:
         values = list(event.values())
         values.remove(kind)  # a text, and the only one
         _check_numbers(values)
         if event["epoch"] < 0:
             raise ValueError("epoch must not be below 0")
-    elif kind in (records.PROPOSED, records.KNOWN):
+        return
+    for name, expected in _OPTIONAL_TYPES.get(kind, {}).items():
+        if event.get(name) is not None and type(event[name]) is not expected:
+            raise TypeError(f"{name} must be of type {expected.__name__}")
+    if kind in (records.PROPOSED, records.KNOWN):
         _check_numbers([value for value in event["draw"].values() if not isinstance(value, str)])
         _check_numbers([number for pair in event.get("values", ()) for number in pair])
     elif kind == records.STOPPED and event["reason"] not in STOP_REASONS:
@@ -237,10 +240,11 @@ def _check_numbers(numbers: list[Any]) -> None:
 
     By the smallest and the largest of them, which is faster than asking each: there are millions.
     """
-    if None in numbers:
+    try:
+        if min(numbers, default=0) > -_LARGE and max(numbers, default=0) < _LARGE:
+            return
+    except TypeError:  # a value is None, or no number
         numbers = [number for number in numbers if number is not None]
-    if not numbers or (min(numbers) > -_LARGE and max(numbers) < _LARGE):
-        return
     for number in numbers:  # a loss that diverges may be as large
         if not -_LARGE < number < _LARGE and (isinstance(number, int) or not math.isfinite(number)):
             raise ValueError("a number is not finite, or too large")
@@ -316,8 +320,8 @@ def _without_seals(segment: Path, lines: list[bytes], checksum: int, before: Pat
 def _parsed(text: bytes) -> Any:
     """What JSON says; None if it is none."""
     try:
-        return json.loads(text.decode(), parse_constant=refuse_constant)
-    except (ValueError, RecursionError):
+        return orjson.loads(text)  # two fifths of the seconds of the standard library's
+    except orjson.JSONDecodeError:
         return None
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from kd_tune.errors import ConfigError
@@ -107,6 +109,13 @@ def _history(state: RunState) -> pd.DataFrame:
     layouts = dict.fromkeys(tuple(row) for row in rows)
     names = list(dict.fromkeys(name for layout in layouts for name in layout if name not in ("event", "time")))
     names = names or ["trial", "epoch", "attempt", METRIC]
-    frame = pd.DataFrame({name: [row.get(name) for row in rows] for name in names})  # a dict a row takes thrice as much
+    # A dict a row takes thrice as much memory.
+    frame = pd.DataFrame({name: _column([row.get(name) for row in rows]) for name in names})
     frame["arm"] = [state.trials[number].arm for number in frame["trial"]]
     return frame
+
+
+def _column(values: list[Any]) -> np.ndarray | list[Any]:
+    """Plain numbers as an array, which pandas takes in half the seconds; anything else for pandas to look at."""
+    array = np.array(values)
+    return array if array.dtype.kind in "bif" else values

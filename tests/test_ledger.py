@@ -269,7 +269,7 @@ def test_a_full_disk_costs_one_event_and_the_next_one_finds_its_place(folder: Pa
         {"event": "started"},
         {"event": "epoch", "trial": 0, "attempt": 0, "epoch": 3, "val_accuracy": "0.5"},
         {"event": "epoch", "trial": 0, "attempt": 0, "epoch": 3, "seconds": [1]},
-        {"event": "epoch", "trial": 0, "attempt": 0, "epoch": 3, "num_parameters": 2**70},
+        {"event": "epoch", "trial": 0, "attempt": 0, "epoch": 3, "num_parameters": 2**63},
         {"event": "epoch", "trial": 0, "attempt": 0, "epoch": -1},
         {"event": "proposed", "trial": 3, "arm": "distil", "draw": {"lr": {}}},
         {"event": "stopped", "trial": 0, "reason": "bored"},
