@@ -15,9 +15,9 @@ from common import arguments_parser, table, write_result
 
 from kd_tune import confirmation, results
 from kd_tune.errors import ConfigError
-from kd_tune.ledger import RunState
 from kd_tune.manifest import MANIFEST, Manifest
 from kd_tune.paths import read_record
+from kd_tune.run_state import RunState
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from kd_tune import cluster, search
-from kd_tune.ledger import RunState
+from kd_tune.run_state import RunState
 from kd_tune.search_file import SearchFile, Source, parse_search_file
 
 

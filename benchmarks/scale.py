@@ -31,8 +31,9 @@ import common
 import on_ray
 
 from kd_tune import records
-from kd_tune.ledger import Run, TrialState
+from kd_tune.ledger import Run
 from kd_tune.manifest import Fingerprints, Manifest, TeacherFacts, hardware, versions
+from kd_tune.run_state import TrialState
 from kd_tune.scheduler import Referee
 from kd_tune.search_checks import check, resolved
 from kd_tune.search_file import SearchFile

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from kd_tune import ledger
+from kd_tune import run_state
 from kd_tune.catalog import canonical_draw
 from kd_tune.confirmation import Candidate, Plan
-from kd_tune.ledger import RunState, TrialState
+from kd_tune.run_state import RunState, TrialState
 from kd_tune.selection import Selection, is_of_student, leading_arm
 from kd_tune.space import Space
 from kd_tune.statistics import shrunken_maximum
@@ -65,8 +65,8 @@ def make_plan(state: RunState, spaces: Mapping[str, Space], selection: Selection
 
 
 def ranked(trials: Sequence[TrialState]) -> list[TrialState]:
-    """Usable trials that have ended, best first (`ledger.ranked`)."""
-    return ledger.ranked(trial for trial in trials if trial.end is not None)
+    """Usable trials that have ended, best first (`run_state.ranked`)."""
+    return run_state.ranked(trial for trial in trials if trial.end is not None)
 
 
 def trials_of_student(trials: Sequence[TrialState], space: Space, student: Mapping[str, Any]) -> list[TrialState]:

@@ -35,7 +35,7 @@ from kd_tune.terminal import (
 )
 
 if TYPE_CHECKING:
-    from kd_tune.ledger import RunState
+    from kd_tune.run_state import RunState
 
 DEFAULT_SEARCH = Path("search_spaces/mnist5k.yaml")
 

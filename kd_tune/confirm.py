@@ -31,14 +31,16 @@ from kd_tune.data import Dataset
 from kd_tune.errors import ConfigError, NothingUsable, TrainingsFailed
 from kd_tune.export import Exported, export_students
 from kd_tune.joining import joined
-from kd_tune.ledger import PLAN, SEARCH_FILE, Event, Run, RunState, refuse_confirmation, replay
+from kd_tune.ledger import PLAN, SEARCH_FILE, Run, refuse_confirmation, replay
 from kd_tune.manifest import hardware, versions
 from kd_tune.mirror import Mirror, mirrored, storage_of
 from kd_tune.opening import checkpoint_of, open_test_set
 from kd_tune.paths import read_record, write_json, written_whole
 from kd_tune.records import derive_seed
 from kd_tune.retraining import RetrainingProposer, in_words, trainings_by_arm
-from kd_tune.search import Found, Launch, find_again, run_trials
+from kd_tune.run_setup import Found, find_again
+from kd_tune.run_state import Event, RunState
+from kd_tune.search import Launch, run_trials
 from kd_tune.search_checks import check, resolved
 from kd_tune.search_file import SearchFile, load_search_file
 from kd_tune.selection import Selection, leading_arm

@@ -16,12 +16,12 @@ import numpy as np
 
 from kd_tune import candidates, statistics
 from kd_tune.confirmation import Candidate, Comparison, Confirmation, ConfirmedArm, Plan
-from kd_tune.ledger import RunState, TrialState
 from kd_tune.manifest import Manifest, versions
 from kd_tune.paths import file_name
 from kd_tune.ranges import branch_name
 from kd_tune.records import DISTIL
 from kd_tune.retraining import Group, best_candidate, groups_of, reported
+from kd_tune.run_state import RunState, TrialState
 from kd_tune.selection import leading_arm
 from kd_tune.space import Space
 

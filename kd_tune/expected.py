@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from kd_tune.catalog import canonical_draw
 from kd_tune.config import SchedulerConfig
-from kd_tune.ledger import Event, TrialState
 from kd_tune.records import METRIC
+from kd_tune.run_state import Event, TrialState
 from kd_tune.scheduler import Referee
 from kd_tune.search_file import SearchFile
 from kd_tune.searcher import is_spared

@@ -11,7 +11,7 @@ from pathlib import Path
 from kd_tune import records
 from kd_tune.config import ResourcesConfig
 from kd_tune.errors import ConfigError
-from kd_tune.ledger import Event
+from kd_tune.run_state import Event
 
 HOUR = 3600.0
 

@@ -23,8 +23,9 @@ from rich.console import Console
 
 from kd_tune import checkpoint, records
 from kd_tune.errors import ConfigError, EnvironmentProblem, StorageLost
-from kd_tune.ledger import SEARCH_FILE, Event, RunState, checkpoints_of
+from kd_tune.ledger import SEARCH_FILE, checkpoints_of
 from kd_tune.paths import Record, read_record, write_json, written_whole
+from kd_tune.run_state import Event, RunState
 from kd_tune.storage import Storage
 
 PERIOD = 10.0  # seconds from copy to copy: what a launcher that is lost with its machine has done since is done again

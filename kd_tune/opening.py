@@ -20,9 +20,10 @@ from kd_tune.confirm_figures import Answers, Chosen
 from kd_tune.data import Dataset
 from kd_tune.engine import answer
 from kd_tune.errors import ConfigError
-from kd_tune.ledger import Run, TrialState
+from kd_tune.ledger import Run
 from kd_tune.mirror import newest_checkpoint
 from kd_tune.paths import written_whole
+from kd_tune.run_state import TrialState
 from kd_tune.trial_data import TrialData, best_device
 
 

@@ -19,10 +19,10 @@ from sqlalchemy.pool import StaticPool
 
 from kd_tune.arms import space_of_arm
 from kd_tune.errors import ConfigError
-from kd_tune.ledger import TrialState
 from kd_tune.paths import written_whole
 from kd_tune.records import METRIC, derive_seed
 from kd_tune.results import RunTables
+from kd_tune.run_state import TrialState
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -14,8 +14,8 @@ from typing import Any
 import optuna
 
 from kd_tune.config import SamplerConfig
-from kd_tune.ledger import TrialState
 from kd_tune.records import derive_seed
+from kd_tune.run_state import TrialState
 from kd_tune.space import Draw, Space
 from kd_tune.studies import Told, highest_rung, most_telling, study_of, told_as_they_ended, told_at
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from kd_tune import curve_table, results, search
 from kd_tune.config import ArmConfig, SamplerConfig, SchedulerConfig
 from kd_tune.errors import ConfigError
-from kd_tune.ledger import RunState
+from kd_tune.run_state import RunState
 from kd_tune.search_file import SearchFile
 
 

@@ -24,9 +24,9 @@ from ray.tune.schedulers import TrialScheduler
 from kd_tune import records
 from kd_tune.config import SearchConfig
 from kd_tune.curve_table import CurveTable
-from kd_tune.ledger import Event, RunState
 from kd_tune.ranges import Choice, FloatRange, IntRange
 from kd_tune.records import DISTIL, METRIC, finite_or_none
+from kd_tune.run_state import Event, RunState
 from kd_tune.scheduler import Referee, RunScheduler
 from kd_tune.searcher import RunSearcher, SearchProposer
 from kd_tune.space import Draw, Space

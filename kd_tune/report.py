@@ -15,10 +15,11 @@ from rich.table import Table
 from kd_tune import analysis, answers_report, budget, confirmation, diagnosis, markdown, plots, results, rung_diagnosis
 from kd_tune.analysis import Finding
 from kd_tune.confirmation import Confirmation
-from kd_tune.ledger import SEARCH_FILE, RunState
+from kd_tune.ledger import SEARCH_FILE
 from kd_tune.paths import written_whole
 from kd_tune.records import ARMS, METRIC
 from kd_tune.results import RunTables
+from kd_tune.run_state import RunState
 from kd_tune.watch import counted, duration, short
 
 TOP = 5

@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 
 from kd_tune.errors import ConfigError
-from kd_tune.ledger import SEARCH_FILE, RunState, no_run, ranked, refuse_confirmation, replay
+from kd_tune.ledger import SEARCH_FILE, no_run, refuse_confirmation, replay
 from kd_tune.manifest import MANIFEST, Manifest
 from kd_tune.paths import read_record
 from kd_tune.records import METRIC
+from kd_tune.run_state import RunState, ranked
 from kd_tune.search_file import SearchFile, load_search_file
 
 
@@ -42,7 +43,7 @@ class RunTables:
 
     @cached_property
     def ranking(self) -> list[int]:
-        """Numbers of the trials that have a figure, best first (`ledger.ranked`)."""
+        """Numbers of the trials that have a figure, best first (`run_state.ranked`)."""
         return [trial.number for trial in ranked(self.state.trials.values())]
 
     @property

@@ -18,7 +18,8 @@ import numpy as np
 
 from kd_tune import records
 from kd_tune.confirmation import Plan
-from kd_tune.ledger import Recorder, RunState, TrialState
+from kd_tune.ledger import Recorder
+from kd_tune.run_state import RunState, TrialState
 from kd_tune.space import Space
 
 Group = tuple[int, str]  # the student's place in the plan, and the model

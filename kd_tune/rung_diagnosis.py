@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 import pandas as pd
 
 from kd_tune.analysis import Finding
-from kd_tune.ledger import TrialState
 from kd_tune.records import METRIC
 from kd_tune.results import RunTables
+from kd_tune.run_state import TrialState
 from kd_tune.rungs import rung_epochs
 
 ALL = "all"

@@ -11,8 +11,9 @@ from kd_tune import records
 from kd_tune.config import SchedulerConfig
 from kd_tune.errors import ConfigError
 from kd_tune.judges import SCHEDULERS, Judge
-from kd_tune.ledger import Event, Recorder, TrialState
+from kd_tune.ledger import Recorder
 from kd_tune.records import METRIC, StopReason, select_metrics
+from kd_tune.run_state import Event, TrialState
 
 Verdict = StopReason | Literal["spared"]
 

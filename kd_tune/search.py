@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,41 +17,36 @@ from rich.console import Console
 
 from kd_tune import cluster, records, soft_targets, teacher, user_code
 from kd_tune.catalog import load_dataset
-from kd_tune.data import Dataset, files_of, resolve_source
+from kd_tune.data import files_of, resolve_source
 from kd_tune.errors import ConfigError
 from kd_tune.joining import check_files, joined
 from kd_tune.ledger import (
     KEPT_CHECKPOINTS,
-    SEARCH_FILE,
-    Event,
     Run,
-    RunState,
-    TrialState,
     already_there,
     checkpoints_of,
-    no_run,
-    ranked,
     read_events,
     refuse_confirmation,
 )
 from kd_tune.limits import NO_LIMITS, Allowance, DeviceTime, Limits, device_time
-from kd_tune.manifest import MANIFEST, Fingerprints, Manifest, hardware, versions
-from kd_tune.mirror import Mirror, discard, mirrored, remember, storage_for, storage_of
+from kd_tune.manifest import MANIFEST, Manifest, versions
+from kd_tune.mirror import Mirror, discard, mirrored, storage_for, storage_of
 from kd_tune.node_files import Parcel, pack
-from kd_tune.paths import read_record, written_whole
-from kd_tune.prepare import PreparedTeacher, prepare
+from kd_tune.paths import read_record
+from kd_tune.prepare import prepare
 from kd_tune.records import TeacherPlace
+from kd_tune.run_setup import file_of, find_again, fingerprints_of, make_run, manifest_of, places_of
+from kd_tune.run_state import Event, RunState, TrialState, ranked
 from kd_tune.scheduler import Referee, RunScheduler, replay_verdicts
 from kd_tune.search_checks import check, check_draws, resolved, stack_size, stacks_in_words, students_by_size
-from kd_tune.search_file import SearchFile, load_search_file
+from kd_tune.search_file import SearchFile
 from kd_tune.searcher import Proposer, RunSearcher, SearchProposer
 from kd_tune.space import Space
 from kd_tune.storage import Storage
 from kd_tune.strata import Students
-from kd_tune.strict_yaml import dump_yaml
 from kd_tune.tensorboard_log import TensorBoardLog
 from kd_tune.trainable import RunContext
-from kd_tune.warm_start import EarlierRun, check_equal, read_earlier, record_known
+from kd_tune.warm_start import check_equal, read_earlier
 from kd_tune.watch import watching
 
 MOST_NAMED = 10  # trials that go on and are named one by one
@@ -114,14 +109,14 @@ def _start(
     check_draws(spaces, dataset, file.search.seed)
     students = students_by_size(file, spaces, dataset)
     prepared = prepare(file.trial, dataset, source, console)
-    check_equal(earlier, teachers=_fingerprints(prepared))
-    for line in make_run(folder, file, _manifest(file, dataset, prepared, source), earlier, students, storage):
+    check_equal(earlier, teachers=fingerprints_of(prepared))
+    for line in make_run(folder, file, manifest_of(file, dataset, prepared, source), earlier, students, storage):
         console.print(line)
     run = Run(folder)
     try:
         launch = replace(launch, source=source)
         with mirrored(folder, console, resume_advice(folder)) as mirror:
-            return run_trials(run, file, spaces, _places(prepared), launch, console, students, mirror=mirror)
+            return run_trials(run, file, spaces, places_of(prepared), launch, console, students, mirror=mirror)
     except BaseException:
         if not run.state.trials:  # the cluster was not there, or cannot hold a trial
             if launch.storage is not None:
@@ -133,30 +128,6 @@ def _start(
 def resume_advice(folder: Path) -> str:
     """How to go on with a run that lost its storage."""
     return f"when the storage is back, go on with: run_search.py --resume {folder}"
-
-
-def make_run(
-    folder: Path,
-    file: SearchFile,
-    manifest: Manifest,
-    earlier: Sequence[EarlierRun],
-    students: Students | None,
-    storage: Storage | None = None,
-) -> list[str]:
-    """Makes a new run with all that it learns from, or nothing: a part of it would be gone on with in silence.
-
-    Returns:
-        Lines that say what it learns from.
-
-    Raises:
-        ConfigError: the name is taken, or the place cannot be written.
-    """
-    arms = list(file.search.trials_by_arm())
-    content = dump_yaml(resolved(file))
-    with written_whole(folder) as temporary, closing(Run.create(temporary, content, manifest)) as run:
-        if storage is not None:
-            remember(temporary, storage)
-        return record_known(run, earlier, arms, students)
 
 
 def resume(folder: Path, launch: Launch, console: Console) -> RunState:
@@ -175,94 +146,6 @@ def resume(folder: Path, launch: Launch, console: Console) -> RunState:
         students = students_by_size(found.file, found.spaces, found.dataset)
         launch = replace(launch, source=found.source)
         return run_trials(run, found.file, found.spaces, found.teachers, launch, console, students, mirror=mirror)
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a run was started with, found again and checked to be the same.
-
-    Attributes:
-        file: its search file.
-        spaces: by arm.
-        manifest: how it was made.
-        dataset: its images.
-        source: where they lie.
-        teachers: where each teacher's answers are.
-        networks: folders of those that can be asked about other images.
-    """
-
-    file: SearchFile
-    spaces: dict[str, Space]
-    manifest: Manifest
-    dataset: Dataset
-    source: Path | None
-    teachers: dict[str, TeacherPlace]
-    networks: dict[str, Path]
-
-
-def file_of(folder: Path) -> SearchFile:
-    """The search file of a run; ConfigError if there is no run here."""
-    if not (folder / SEARCH_FILE).exists():
-        raise ConfigError(no_run(folder))
-    return load_search_file(folder / SEARCH_FILE)
-
-
-def find_again(folder: Path, source: Path | None, console: Console) -> Found:
-    """Reads a run's files, loads its data, and prepares its teachers where they are no longer there.
-
-    Args:
-        folder: the run's.
-        source: where the data lie now; None: where the run found them.
-        console: shows progress.
-
-    Raises:
-        ConfigError: no run here, or data or teacher have changed since.
-    """
-    file = file_of(folder)
-    spaces = check(file)
-    manifest = read_record(folder / MANIFEST, Manifest)
-    source = source or (None if manifest.source is None else Path(manifest.source))
-    dataset = load_dataset(file.trial["dataset"], source)
-    _check_unchanged(folder, "data", dataset.fingerprint, manifest.fingerprints.data)
-    prepared = prepare(file.trial, dataset, source, console)
-    _check_unchanged(folder, "teacher", _fingerprints(prepared), manifest.fingerprints.teachers)
-    networks = {name: one.network for name, one in prepared.items() if one.network is not None}
-    return Found(file, spaces, manifest, dataset, source, _places(prepared), networks)
-
-
-def _places(prepared: Mapping[str, PreparedTeacher]) -> dict[str, TeacherPlace]:
-    return {name: found.place for name, found in prepared.items()}
-
-
-def _fingerprints(prepared: Mapping[str, PreparedTeacher]) -> dict[str, str]:
-    return {name: found.fingerprint for name, found in prepared.items()}
-
-
-def _check_unchanged(folder: Path, what: str, now: object, then: object) -> None:
-    if now != then:
-        raise ConfigError(f"{folder}: the {what} is not what the run started with (now {now}, then {then})")
-
-
-def _manifest(
-    file: SearchFile, dataset: Dataset, prepared: Mapping[str, PreparedTeacher], source: Path | None
-) -> Manifest:
-    return Manifest(
-        created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        search_file=file.source.name,
-        source=None if source is None else str(source),
-        seed=file.search.seed,
-        fingerprints=Fingerprints(data=dataset.fingerprint, teachers=_fingerprints(prepared)),
-        dataset={
-            "name": dataset.name,
-            "split": dataset.split,
-            "num_train": len(dataset.train),
-            "num_val": len(dataset.val),
-            "class_names": list(dataset.class_names),
-        },
-        teachers={name: found.facts for name, found in prepared.items()},
-        versions=versions(),
-        hardware=hardware(),
-    )
 
 
 def run_trials(

@@ -13,9 +13,10 @@ from ray.tune.search import Searcher
 from kd_tune import records
 from kd_tune.catalog import canonical_draw
 from kd_tune.config import SearchConfig
-from kd_tune.ledger import Recorder, RunState, TrialState
+from kd_tune.ledger import Recorder
 from kd_tune.proposals import propose
 from kd_tune.records import METRIC, derive_seed
+from kd_tune.run_state import RunState, TrialState
 from kd_tune.space import Draw, Space
 from kd_tune.strata import Students, stratum_of
 

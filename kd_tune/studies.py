@@ -19,8 +19,8 @@ import optuna
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
-from kd_tune.ledger import TrialState
 from kd_tune.records import METRIC
+from kd_tune.run_state import TrialState
 from kd_tune.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

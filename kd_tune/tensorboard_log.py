@@ -16,8 +16,8 @@ from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from kd_tune import records
-from kd_tune.ledger import Event, RunState, TrialState
 from kd_tune.records import select_metrics
+from kd_tune.run_state import Event, RunState, TrialState
 
 FOLDER = "tensorboard"
 FLUSH_SECONDS = 5

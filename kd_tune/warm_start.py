@@ -14,10 +14,11 @@ from typing import Any
 from kd_tune import records
 from kd_tune.config import SearchConfig
 from kd_tune.errors import ConfigError
-from kd_tune.ledger import SEARCH_FILE, Run, TrialState, no_run, refuse_confirmation, replay
+from kd_tune.ledger import SEARCH_FILE, Run, no_run, refuse_confirmation, replay
 from kd_tune.manifest import MANIFEST, Manifest
 from kd_tune.paths import read_record
 from kd_tune.records import METRIC
+from kd_tune.run_state import TrialState
 from kd_tune.search_file import load_search_file
 from kd_tune.space import to_raw
 from kd_tune.strata import Students, stratum_of

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from kd_tune import records
-from kd_tune.ledger import Event, RunState, TrialState
 from kd_tune.records import STOP_REASONS
+from kd_tune.run_state import Event, RunState, TrialState
 
 LOG_SECONDS = 10.0
 EPOCH_SECONDS = 30.0

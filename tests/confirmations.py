@@ -9,9 +9,10 @@ import yaml
 
 from kd_tune import confirmation
 from kd_tune.confirmation import Candidate, Comparison, Confirmation, ConfirmedArm, Plan
-from kd_tune.ledger import Run, RunState
+from kd_tune.ledger import Run
 from kd_tune.paths import write_json
 from kd_tune.ranges import Choice, FloatRange
+from kd_tune.run_state import RunState
 from kd_tune.space import Space
 from tests.searches import toy_manifest, toy_search
 

@@ -16,10 +16,11 @@ from ray.tune.schedulers import TrialScheduler
 
 from kd_tune import records
 from kd_tune.config import SearchConfig
-from kd_tune.ledger import Event, Recorder, Run, TrialState, read_events
+from kd_tune.ledger import Recorder, Run, read_events
 from kd_tune.ranges import Choice, FloatRange
 from kd_tune.records import METRIC, derive_seed
 from kd_tune.replay import MemoryRun
+from kd_tune.run_state import Event, TrialState
 from kd_tune.scheduler import Referee, RunScheduler, replay_verdicts
 from kd_tune.searcher import RunSearcher, SearchProposer
 from kd_tune.space import Draw, Space

@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
-from kd_tune.ledger import Event, read_events
+from kd_tune.ledger import read_events
 from kd_tune.manifest import Fingerprints, Manifest
+from kd_tune.run_state import Event
 
 ROOT = Path(__file__).resolve().parent.parent
 WAIT_SECONDS = 180.0

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from kd_tune.candidates import describe, make_plan, ranked, rivals, search_maxima, trials_of_student
-from kd_tune.ledger import RunState
 from kd_tune.ranges import Choice, FloatRange
+from kd_tune.run_state import RunState
 from kd_tune.selection import Selection
 from kd_tune.space import Space
 from tests.confirmations import SPACE, search_state

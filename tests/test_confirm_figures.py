@@ -8,9 +8,9 @@ import pytest
 from kd_tune import confirmation, plots
 from kd_tune.confirm_figures import Answers, collect, make_figures
 from kd_tune.confirmation import Plan
-from kd_tune.ledger import RunState
 from kd_tune.manifest import versions
 from kd_tune.retraining import trainings_of
+from kd_tune.run_state import RunState
 from tests.confirmations import SPACE, candidate, search_state, toy_confirmation, toy_plan
 from tests.searches import toy_manifest
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from kd_tune import records
 from kd_tune.config import SearchConfig
 from kd_tune.judges import SCHEDULERS
-from kd_tune.ledger import Event, Run, RunState, read_events, replay
+from kd_tune.ledger import Run, read_events, replay
 from kd_tune.limits import DeviceTime
+from kd_tune.run_state import Event, RunState
 from tests.driven import Driven, MemoryRun, launch, memory_run, proposals_in, spaces_of
 from tests.searches import toy_manifest
 

@@ -18,8 +18,8 @@ from kd_tune import records
 from kd_tune.analysis import comparison_epoch
 from kd_tune.config import SchedulerConfig, SearchConfig
 from kd_tune.judges import SCHEDULERS
-from kd_tune.ledger import Event, TrialState
 from kd_tune.results import RunTables
+from kd_tune.run_state import Event, TrialState
 from kd_tune.rungs import Rungs, rung_epochs
 from kd_tune.scheduler import Referee, replay_verdicts
 from kd_tune.searcher import is_never_pruned

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from kd_tune import ledger, records
 from kd_tune.errors import ConfigError, EnvironmentProblem
-from kd_tune.ledger import Event, Run, RunState, read_events, replay
+from kd_tune.ledger import Run, read_events, replay
 from kd_tune.paths import read_json
+from kd_tune.run_state import Event, RunState
 from tests.scarcity import largest_file
 from tests.searches import toy_manifest, without_checksums
 

@@ -10,8 +10,9 @@ import pytest
 
 from kd_tune.config import ResourcesConfig, SchedulerConfig
 from kd_tune.errors import ConfigError
-from kd_tune.ledger import Event, Run, read_events
+from kd_tune.ledger import Run, read_events
 from kd_tune.limits import Allowance, DeviceTime, Limits, device_time, devices_of_place
+from kd_tune.run_state import Event
 from kd_tune.scheduler import Referee, replay_verdicts
 from tests.searches import toy_manifest
 

@@ -14,9 +14,9 @@ from optuna.samplers._tpe.sampler import _split_trials
 from optuna.trial import TrialState as OptunaState
 
 from kd_tune.config import SamplerConfig
-from kd_tune.ledger import TrialState
 from kd_tune.proposals import SAMPLERS, propose
 from kd_tune.ranges import Choice, FloatRange, IntRange
+from kd_tune.run_state import TrialState
 from kd_tune.space import Draw, Space, contains
 from kd_tune.studies import comparable_values, highest_rung, most_telling, study_of, told_as_they_ended, told_at
 from tests.test_space import FINITE_TRIALS, TRIALS, count_cells, space_of

@@ -11,7 +11,6 @@ from ray.tune.search import Searcher
 
 from kd_tune.confirm import retraining_file
 from kd_tune.confirmation import Plan
-from kd_tune.ledger import Event
 from kd_tune.replay import MemoryRun
 from kd_tune.retraining import (
     RetrainingProposer,
@@ -22,6 +21,7 @@ from kd_tune.retraining import (
     reported,
     trainings_of,
 )
+from kd_tune.run_state import Event
 from kd_tune.search_file import Source, parse_search_file
 from kd_tune.searcher import RunSearcher
 from tests.confirmations import SPACE, candidate, toy_plan

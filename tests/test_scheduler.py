@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kd_tune.config import SchedulerConfig
-from kd_tune.ledger import TrialState
+from kd_tune.run_state import TrialState
 from kd_tune.rungs import Rungs, rung_epochs
 from kd_tune.scheduler import Referee
 

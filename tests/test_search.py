@@ -14,9 +14,10 @@ from kd_tune.checkpoint import WEIGHTS, newest
 from kd_tune.cluster import slots_of
 from kd_tune.config import ResourcesConfig
 from kd_tune.errors import ConfigError
-from kd_tune.ledger import TrialState, checkpoints_of, read_events
+from kd_tune.ledger import checkpoints_of, read_events
 from kd_tune.limits import Limits, device_time
 from kd_tune.records import PAUSED
+from kd_tune.run_state import TrialState
 from kd_tune.search import Launch, name_trials, resume, start
 from kd_tune.search_checks import stack_size, stacks_in_words
 from kd_tune.search_file import SearchFile, load_search_file

@@ -13,9 +13,10 @@ from ray.tune.search import Searcher
 from rich.console import Console
 
 from kd_tune.config import SamplerConfig, SchedulerConfig, SearchConfig
-from kd_tune.ledger import Run, RunState, TrialState, replay
+from kd_tune.ledger import Run, replay
 from kd_tune.proposals import SAMPLERS
 from kd_tune.ranges import Choice, FloatRange
+from kd_tune.run_state import RunState, TrialState
 from kd_tune.scheduler import Referee, RunScheduler
 from kd_tune.searcher import RunSearcher, SearchProposer, next_arm, points_of_arm
 from kd_tune.space import Space

@@ -10,9 +10,9 @@ from kd_tune.candidates import make_plan, rivals
 from kd_tune.cli import parse_values
 from kd_tune.confirm import Request
 from kd_tune.errors import ConfigError
-from kd_tune.ledger import RunState, TrialState
 from kd_tune.ranges import Choice, FloatRange
 from kd_tune.retraining import trainings_by_arm
+from kd_tune.run_state import RunState, TrialState
 from kd_tune.selection import Selection
 from kd_tune.space import Space
 from tests.confirmations import search_state

@@ -16,7 +16,8 @@ from kd_tune import cli, results
 from kd_tune.config import SamplerConfig, SearchConfig
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import SEARCH_FILE, Run, replay
-from kd_tune.search import Launch, make_run, start
+from kd_tune.run_setup import make_run
+from kd_tune.search import Launch, start
 from kd_tune.search_file import load_search_file
 from kd_tune.strata import Students
 from kd_tune.warm_start import check_equal, read_earlier, record_known

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from kd_tune import records
 from kd_tune.config import SchedulerConfig
-from kd_tune.ledger import Run, RunState, TrialState, read_events
+from kd_tune.ledger import Run, read_events
 from kd_tune.records import EpochRow
+from kd_tune.run_state import RunState, TrialState
 from kd_tune.scheduler import Referee, RunScheduler
 from kd_tune.watch import Watch, epochs_left
 from tests.searches import toy_manifest

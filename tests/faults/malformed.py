@@ -33,10 +33,11 @@ from kd_tune import analysis, diagnosis, report, results, search_checks, teacher
 from kd_tune.catalog import build_network
 from kd_tune.data import Dataset, npz
 from kd_tune.errors import ConfigError
-from kd_tune.ledger import Run, RunState, read_events, replay
+from kd_tune.ledger import Run, read_events, replay
 from kd_tune.limits import device_time
 from kd_tune.paths import read_json, write_json
 from kd_tune.records import METRIC_NAMES
+from kd_tune.run_state import RunState
 from kd_tune.scheduler import Referee, replay_verdicts
 from kd_tune.search_file import load_search_file
 from kd_tune.strict_yaml import dump_yaml, parse_yaml

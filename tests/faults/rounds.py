@@ -23,9 +23,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # so that a script runs from wherever it is called
 
 from kd_tune import results  # noqa: E402 - found by the line above
-from kd_tune.ledger import RunState, TrialState, read_events  # noqa: E402
+from kd_tune.ledger import read_events  # noqa: E402
 from kd_tune.manifest import hardware, versions  # noqa: E402
 from kd_tune.paths import CACHE_VARIABLE, write_json  # noqa: E402
+from kd_tune.run_state import RunState, TrialState  # noqa: E402
 from tests import searches  # noqa: E402
 from tests.searches import SearchProcess, complaints, ledger_text, toy_search, write_search  # noqa: E402
 from tests.stripes import write_stripes  # noqa: E402
