@@ -22,7 +22,7 @@ project=$HOME/kd_tune
 shared=$HOME/kd_tune_shared
 file=search_spaces/cifar10.yaml
 name=cifar10
-options=() # of run_search.py that --resume takes too, such as (--data /shared/data)
+options=() # of run_search.py, such as (--data /shared/data); a run that is there goes on as it was begun
 most_restarts=100
 
 readonly resumable=75 environment=5
@@ -72,7 +72,7 @@ srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpu-bind=none --no-kil
     --metrics-export-port=$((port + 7)) --dashboard-host=127.0.0.1 --dashboard-port=$((port + 8)) \
     --min-worker-port=0 --max-worker-port=0 \
     -- bash -c "$on_head" "$job" \
-    bash cluster/start_or_resume.sh "$file" "$run" --address "$address" "${options[@]}" &
+    python run_search.py "$file" --runs "$shared/runs" --name "$name" --or-resume --address "$address" "${options[@]}" &
 readonly step=$!
 # A signal ends `wait` early.
 until wait "$step" || ! kill -0 "$step" 2>/dev/null; do :; done

@@ -84,6 +84,14 @@ def search(
             show_default=False,
         ),
     ] = None,
+    or_resume: Annotated[
+        bool,
+        typer.Option(
+            "--or-resume",
+            help="Go on with the run of this --name where there is one, here or in --storage, as it was begun. "
+            "So a scheduler can give the same command again and again.",
+        ),
+    ] = False,
     extend: Annotated[int, typer.Option(min=0, help="With --resume: so many more trials in every arm.")] = 0,
     warm_start: Annotated[
         list[Path] | None,
@@ -103,7 +111,7 @@ def search(
     launch = searching.Launch(data, address, limits, extend, tuple(warm_start or ()), storage=storage)
     if resume is not None:
         with_it = "--extend, --data, --address, --max-hours, --max-device-hours and --allow-code"
-        check_resumed_alone(with_it, file, name, overrides, num_trials, warm_start, storage)
+        check_resumed_alone(with_it, file, name, overrides, num_trials, warm_start, storage, or_resume)
         with stoppable("nothing was begun; the same command begins again"):
             folder = _folder_of(resume, runs, console)
         with stoppable(f"go on with: {_interpreter()} run_search.py --resume {folder}"):
@@ -117,7 +125,10 @@ def search(
         folder = run_folder(runs, name, path)
         advice = f"go on with --resume {folder} if there is such a run by now, or else with the same command"
         with stoppable(advice):
-            state = searching.start(load_search_file(path, overrides or [], num_trials), folder, launch, console)
+            if or_resume and _is_there(folder, name, storage, console):
+                state = searching.resume(folder, launch, console)
+            else:
+                state = searching.start(load_search_file(path, overrides or [], num_trials), folder, launch, console)
     with stoppable(f"the search itself has ended; {_interpreter()} analyze.py {folder} writes its report"):
         code = _conclude(folder, state, console)
         _copy(folder, console)
@@ -322,6 +333,20 @@ def _folder_of(run: str, runs: Path, console: Console) -> Path:
     from kd_tune.storage import is_url
 
     return fetch(run, runs, console) if is_url(run) else Path(run)
+
+
+def _is_there(folder: Path, name: str | None, storage: str | None, console: Console) -> bool:
+    """Whether a run of this name has been begun; fetched if it is in the storage alone."""
+    from kd_tune.mirror import copy_of, fetch
+
+    if name is None:
+        raise ConfigError("--or-resume goes on with the run of a name: give --name NAME")
+    if folder.exists() or storage is None:
+        return folder.exists()
+    copied = copy_of(name, storage)
+    if copied is not None:
+        fetch(copied, folder.parent, console)
+    return copied is not None
 
 
 def _copy(folder: Path, console: Console) -> None:

@@ -93,6 +93,16 @@ def storage_for(url: str, folder: Path) -> Storage:
     return storage
 
 
+def copy_of(name: str, url: str) -> str | None:
+    """The URL of a run's copy in a storage; None if there is none that could be fetched.
+
+    Raises:
+        EnvironmentProblem: the storage cannot be read.
+    """
+    storage = Storage(url).child(name)
+    return None if storage.read(SEARCH_FILE) is None else storage.url
+
+
 def remember(folder: Path, storage: Storage) -> None:
     """Notes in a run's folder where its copy will be."""
     write_json(folder / PLACE, Place(url=storage.url).model_dump())

@@ -59,11 +59,9 @@ ends = (notes / "ends").read_text().split()
 end = ends.pop(0)
 (notes / "ends").write_text(" ".join(ends))
 
-if "--resume" in arguments:
-    run = Run(Path(arguments[arguments.index("--resume") + 1]))
-else:
-    place = {key: arguments[arguments.index(f"--{key}") + 1] for key in ("runs", "name")}
-    run = Run.create(Path(place["runs"], place["name"]), "", toy_manifest())
+folder = Path(*(arguments[arguments.index(option) + 1] for option in ("--runs", "--name")))
+assert "--or-resume" in arguments
+run = Run(folder) if folder.exists() else Run.create(folder, "", toy_manifest())
 run.record("started", quota={"distil": 1})
 if end == "wait":
     def stop(*_):

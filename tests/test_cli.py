@@ -168,6 +168,8 @@ def test_a_run_of_the_same_name_is_never_overwritten(complaint: Complaint, tmp_p
         ("--set", "trial.training.num_epochs"),
         ("--set", "trial.nothing.num_epochs=3"),
         ("--name", "../outside"),
+        ("--or-resume",),
+        ("--resume", "runs/mine", "--or-resume"),
     ],
 )
 def test_bad_options_are_refused(complaint: Complaint, tmp_path: Path, arguments: tuple[str, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,19 @@ from rich.console import Console
 
 from kd_tune.arms import space_of_arm
 from kd_tune.checkpoint import WEIGHTS, newest
+from kd_tune.cli import main
 from kd_tune.cluster import slots_of
 from kd_tune.config import ResourcesConfig
-from kd_tune.errors import ConfigError
+from kd_tune.errors import ConfigError, ExitCode
 from kd_tune.ledger import checkpoints_of, read_events
 from kd_tune.limits import Limits, device_time
+from kd_tune.mirror import remember, storage_for
 from kd_tune.records import PAUSED
 from kd_tune.run_state import TrialState
 from kd_tune.search import Launch, name_trials, resume, start
 from kd_tune.search_checks import stack_size, stacks_in_words
 from kd_tune.search_file import SearchFile, load_search_file
-from tests.searches import complaints, toy_search, write_search
+from tests.searches import complaints, ledger_text, toy_search, write_search
 
 QUIET = Console(quiet=True)
 
@@ -69,6 +72,28 @@ def test_a_resumed_run_must_find_its_data_unchanged(finished_run: Path, tmp_path
     with pytest.raises(ConfigError, match="the data is not what the run started with"):
         resume(finished_run, Launch(source=other), QUIET)
     assert complaints(finished_run, 24, 6) == []
+
+
+def test_the_same_command_starts_or_goes_on(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here, and where the storage alone has the run; what is said of a new one does not count for it."""
+
+    def launch(runs: Path, code: ExitCode) -> str:
+        command = ["search", "not_there.yaml", "--runs", str(runs), "--name", "run", "--or-resume"]
+        with pytest.raises(SystemExit) as ended:
+            main([*command, "--storage", str(tmp_path / "storage")])
+        said = capsys.readouterr()
+        assert ended.value.code == code, said.err
+        return said.out + said.err
+
+    assert "not_there.yaml" in launch(tmp_path / "here", ExitCode.USAGE), "a search file that a new run would need"
+    shutil.copytree(finished_run, tmp_path / "here" / "run")
+    remember(tmp_path / "here" / "run", storage_for(str(tmp_path / "storage"), Path("run")))
+    shutil.copytree(finished_run / "checkpoints", tmp_path / "storage" / "run" / "checkpoints")  # as trials do
+    assert "run: every trial has ended; --extend adds some" in launch(tmp_path / "here", ExitCode.DONE)
+    assert "run: every trial has ended; --extend adds some" in launch(tmp_path / "there", ExitCode.DONE)
+    assert ledger_text(tmp_path / "there" / "run") == ledger_text(finished_run)
 
 
 def test_an_arm_whose_space_is_used_up_ends_early_and_can_be_extended_in_vain(
