@@ -33,10 +33,11 @@ DRAWS = 200
 START_SECONDS = 10.0
 TRIAL_SECONDS = 0.35
 
-# Bytes, from the same: checkpoints hold weights and at most two moments of each; Ray keeps logs for TensorBoard.
+# Bytes, of runs as they lie on disk: checkpoints hold weights and at most two moments of each; of the logs, a trial's
+# are Ray's snapshot of it, an epoch's are TensorBoard's.
 CHECKPOINT_BYTES, WEIGHT_BYTES = 8_000, 12
-LEDGER_BYTES = {"trial": 550, "epoch": 550}
-RAY_BYTES = {"trial": 28_000, "epoch": 2_800}
+LEDGER_BYTES = {"trial": 750, "epoch": 600}
+LOG_BYTES = {"trial": 28_300, "epoch": 360}
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class Plan:
         return {
             "checkpoints": sum(kept) + at_once,
             "ledger": self._by_count(LEDGER_BYTES),
-            "Ray's logs": self._by_count(RAY_BYTES),
+            "logs": self._by_count(LOG_BYTES),
             "soft targets": sum(fill.num_bytes for fill in self.fills),
         }
 

@@ -73,8 +73,8 @@ def test_disk_is_that_of_what_is_kept() -> None:
     sizes = by_hand().disk()
     assert sizes == {
         "checkpoints": 7 * (8_000 + 12 * 1000),  # the best five, and two that train
-        "ledger": 10 * 550 + 54 * 550,
-        "Ray's logs": 10 * 28_000 + 54 * 2_800,
+        "ledger": 10 * 750 + 54 * 600,
+        "logs": 10 * 28_300 + 54 * 360,
         "soft targets": 1_000_000,
     }
 
