@@ -91,6 +91,7 @@ def test_a_folder_of_one_node_alone_is_refused_before_anything_is_done(place: Pa
         ("kill_processes.py", ("--count", "1"), {"kill_worker": 1, "kill_host": 1, "kill_node": 1}),
         ("lose_head.py", ("--count", "1"), {"lose_head": 1}),
         ("three_nodes.py", (), {"three_nodes": 2}),
+        ("storage_errors.py", ("--count", "2"), {"storage_errors": 2}),
     ],
 )
 def test_a_fault_script_finds_nothing_broken(

@@ -64,6 +64,7 @@ class Search:
         address: of a cluster; None: Ray is started for it alone.
         epochs: of each trial.
         own_cache: whether it begins with an empty cache of its own.
+        storage: URL of where its run is kept too; None: nowhere.
     """
 
     def __init__(
@@ -73,10 +74,12 @@ class Search:
         address: str | None = None,
         epochs: int = NUM_EPOCHS,
         own_cache: bool = False,
+        storage: str | None = None,
     ) -> None:
         self.cache = (folder if own_cache else folder.parent) / "cache"
         os.environ[CACHE_VARIABLE] = str(self.cache)
         self.folder, self.stack, self.address, self.epochs = folder, stack, address, epochs
+        self.storage = storage
         self.run = folder / "runs" / "toy"
         (folder / "data").mkdir(parents=True)
         changes: dict[str, Any] = {
@@ -95,7 +98,8 @@ class Search:
         address = () if self.address is None else ("--address", self.address)
         if (self.run / "ledger").is_dir():
             return SearchProcess(self.folder, "--resume", str(self.run), *address)
-        return SearchProcess(self.folder, "toy.yaml", "--data", str(self.data), "--name", "toy", *address)
+        storage = () if self.storage is None else ("--storage", self.storage, "--or-resume")
+        return SearchProcess(self.folder, "toy.yaml", "--data", str(self.data), "--name", "toy", *address, *storage)
 
     def finish(self) -> list[str]:
         """Starts it, or goes on, and waits for its end; returns what is wrong with that."""
