@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import lru_cache
@@ -42,9 +43,8 @@ STORAGE_PATIENCE = 600.0
 class Training:
     """A trial at its host: its student, the data that it learns from, and its checkpoints.
 
-    A trial that goes on has its checkpoint's own row again, marked `restored`, and those before it that were not
-    reported when it was written: the process that was to report them may have died in between. From a storage all of
-    its rows come again: the ledger may come from there too, and be older than the checkpoint.
+    A trial that goes on has the rows of all its epochs again, marked `restored`: whoever was to report them may have
+    died in between, and a ledger that lost its end with its machine, or was copied before, is older.
 
     Args:
         assignment: the trial.
@@ -53,7 +53,7 @@ class Training:
         assignment: the trial.
         data: images and soft targets on the device.
         student: goes on from the newest checkpoint, if there is one.
-        restored: that checkpoint's rows.
+        restored: the rows of its epochs.
 
     Raises:
         ConfigError: data, bank or checkpoint are missing or damaged.
@@ -89,20 +89,14 @@ class Training:
         diverged = bool(self._rows) and self._rows[-1].diverged
         return diverged or self.student.epoch >= self.student.training.num_epochs
 
-    def keep(self, row: EpochRow, unreported: Sequence[EpochRow] = ()) -> None:
-        """Takes notice of an epoch that the student has done; writes a checkpoint if one is due.
-
-        Args:
-            row: the epoch.
-            unreported: those before it that nobody else may have kept yet.
-        """
-        earlier = unreported if self._shelf is None else tuple(self._rows)
+    def keep(self, row: EpochRow) -> None:
+        """Takes notice of an epoch that the student has done; writes a checkpoint if one is due."""
         self._rows.append(row)
         due = time.monotonic() - self._last_saved >= self.assignment.checkpoint_seconds
         if not (due or row.diverged or row.epoch in self.assignment.checkpoint_epochs):
             return
         description = describe_student(self.assignment, self.data.dataset, row)
-        description |= {"unreported": [finite_or_none(asdict(one)) for one in earlier]} if earlier else {}
+        description["earlier"] = [finite_or_none(asdict(one)) for one in self._rows[:-1]]
         if self._shelf is not None:
             self._shelf.save(row.epoch, self.student.network, self.student.optimizer, description)
         else:
@@ -115,7 +109,10 @@ class Training:
     def _newest_checkpoint(self) -> Iterator[Path | None]:
         """The newest checkpoint for the length of the body; None if there is none of this trial."""
         if self._shelf is None:
-            yield checkpoint.newest(Path(self.assignment.checkpoints))
+            folder = Path(self.assignment.checkpoints)
+            while (here := checkpoint.newest(folder)) is not None and not self._is_of_this_trial(self._read(here)):
+                shutil.rmtree(here)
+            yield here
             return
         with tempfile.TemporaryDirectory(prefix="kd_tune_") as temporary:
             found = self._shelf.newest(Path(temporary))
@@ -142,8 +139,8 @@ class Training:
     def _is_of_this_trial(self, record: Mapping[str, Any]) -> bool:
         """Whether a checkpoint has this trial's draw, not only its number.
 
-        A launcher that is lost with its machine may have drawn trials that the ledger's copy does not know. They are
-        drawn again, and differently where results are missing too.
+        A launcher that is lost with its machine may have drawn trials that the ledger, or its copy, does not know.
+        They are drawn again, and differently where results are missing too.
         """
         return bool(record.get("trial") == json.loads(json.dumps(self.assignment.trial)))
 
@@ -222,9 +219,9 @@ def describe_student(assignment: Assignment, dataset: Dataset, row: EpochRow) ->
 
 
 def _rows_of(folder: Path, record: Mapping[str, Any]) -> list[EpochRow]:
-    """The rows that a checkpoint was written with, its own the last; what JSON could not hold comes back as NaN."""
+    """The rows of a trial's epochs, that of its checkpoint the last; what JSON could not hold comes back as NaN."""
     try:
-        rows = [EpochRow(**none_to_nan(stored)) for stored in [*record.get("unreported", []), record["row"]]]
+        rows = [EpochRow(**none_to_nan(stored)) for stored in [*record.get("earlier", []), record["row"]]]
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{folder / checkpoint.TRIAL}: not the record of a checkpoint: {error}") from None
     return [replace(row, restored=True, note="") for row in rows]

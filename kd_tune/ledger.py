@@ -3,7 +3,8 @@
 The ledger is the source of truth: JSON lines in numbered segments, each written and flushed before anything follows
 from it. A launcher writes to a segment of its own, so a line that a killed one left half written is always a
 segment's last, and readers pass over it. Every other line ends with a checksum of it and all lines before it, so that
-one that was changed, lost or doubled is found when it is read.
+one that was changed, lost or doubled is found when it is read. What is proposed, and how it ends, is on the disk before
+it is acted upon; epochs that a machine takes along when it loses its power are in the checkpoints too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, BinaryIO, Protocol
 
 import orjson
 
+from kd_tune import records
 from kd_tune.errors import ConfigError, refused_by_system
 from kd_tune.manifest import MANIFEST, Manifest
 from kd_tune.paths import exclusive, naming, write_json
@@ -184,13 +186,18 @@ class Run:
             EnvironmentProblem: the disk is full, or the ledger cannot be written any more; nothing was folded in.
         """
         content = finite_or_none({"event": event, "time": round(time.time(), 3), **fields})
-        self._write(json.dumps(content, allow_nan=False)[:-1].encode())
+        self._write(json.dumps(content, allow_nan=False)[:-1].encode(), lasting=event != records.EPOCH)
         self.state.apply(content)
         for listener in self.listeners:
             listener(content, self.state)
 
-    def _write(self, content: bytes) -> None:
-        """Appends a line, or nothing: where only a part of it found room, the next one begins a new segment."""
+    def _write(self, content: bytes, lasting: bool) -> None:
+        """Appends a line, or nothing: where only a part of it found room, the next one begins a new segment.
+
+        Args:
+            content: the line, without its checksum.
+            lasting: whether it must be on the disk, and not only with the operating system, when this returns.
+        """
         checksum = zlib.crc32(content, self._checksum)
         rest = content + (SEAL % checksum).encode() + b"\n"
         with naming(self.folder / "ledger"):
@@ -200,6 +207,8 @@ class Run:
                 assert self._segment is not None
                 while rest:  # a full disk takes a part first
                     rest = rest[self._segment.write(rest) :]
+                if lasting:
+                    os.fsync(self._segment.fileno())
             except OSError:
                 self._close_segment()
                 raise

@@ -42,7 +42,6 @@ class _Resident:
         training: made by the host's thread.
         kind: `stack.kind_of` its student.
         rows: trained, and not fetched yet.
-        unanswered: rows that its client may not have reported yet, fetched or not.
         answered: the last epoch after which its client asked for more.
         alone_until: up to this epoch it is trained by itself.
         ended: whether `rows` holds all that will come.
@@ -53,7 +52,6 @@ class _Resident:
     training: Training | None = None
     kind: Hashable | None = None
     rows: list[EpochRow] = field(default_factory=list)
-    unanswered: list[EpochRow] = field(default_factory=list)
     answered: int = 0
     alone_until: int = 0
     ended: bool = False
@@ -115,7 +113,6 @@ class StackedHost:
         with self._changed:
             resident = self._residents[number]
             resident.answered = answered
-            resident.unanswered = [row for row in resident.unanswered if row.epoch > answered]
             self._changed.notify_all()
             self._changed.wait_for(lambda: resident.rows or resident.ended)
             if not resident.rows and resident.error is not None:
@@ -161,7 +158,6 @@ class StackedHost:
                 resident.training, resident.kind = training, kind
                 resident.alone_until = _next_checkpoint(resident)
                 resident.rows += training.restored
-                resident.unanswered += training.restored
                 resident.ended |= training.ended
                 self._changed.notify_all()
 
@@ -201,16 +197,14 @@ class StackedHost:
         with self._changed:
             if self._residents.get(resident.assignment.number) is not resident:
                 return
-            unreported = list(resident.unanswered)
             row, self._note = replace(row, note=self._note), ""
         try:
-            training.keep(row, unreported)
+            training.keep(row)
         except Exception as caught:
             self._end(resident, caught)
             return
         with self._changed:
             resident.rows.append(row)
-            resident.unanswered.append(row)
             resident.ended |= training.ended
             self._changed.notify_all()
 

@@ -69,8 +69,8 @@ def test_a_training_that_goes_on_gives_the_rows_and_weights_of_one_left_alone(
     before = first(open_trial(cut), at + 1)
     after = list(open_trial(cut))
     assert curve(before) == curve(uninterrupted[: at + 1])
-    assert curve(after) == curve(uninterrupted[at - 1 :])
-    assert [row.restored for row in after] == [True, False, False]
+    assert curve(after) == curve(uninterrupted)
+    assert [row.restored for row in after] == [True] * at + [False, False]
     one, other = (
         load_file(checkpoint.newest(Path(a.checkpoints)) / checkpoint.WEIGHTS)  # type: ignore[operator]
         for a in (alone, cut)
@@ -81,16 +81,24 @@ def test_a_training_that_goes_on_gives_the_rows_and_weights_of_one_left_alone(
 def test_a_training_that_is_cut_after_every_epoch_gives_the_same_rows(assignment: Callable[..., Assignment]) -> None:
     uninterrupted = list(open_trial(assignment(trial(), "alone")))
     cut = assignment(trial(), "cut", checkpoint_seconds=0.0)
-    pieces = [first(open_trial(cut), 1)[-1]] + [first(open_trial(cut), 2)[-1] for _ in range(4)]
+    pieces = [first(open_trial(cut), epochs)[-1] for epochs in range(1, 6)]
     assert curve(pieces) == curve(uninterrupted)
 
 
-def test_a_finished_trial_gives_its_last_row_again_and_ends(assignment: Callable[..., Assignment]) -> None:
+def test_a_finished_trial_gives_its_rows_again_and_ends(assignment: Callable[..., Assignment]) -> None:
     finished = assignment(trial(), checkpoint_epochs=(5,))
     rows = list(open_trial(finished))
-    (again,) = open_trial(finished)
-    assert again.restored
-    assert numbers(again) == numbers(rows[-1])
+    again = list(open_trial(finished))
+    assert all(row.restored for row in again)
+    assert curve(again) == curve(rows)
+
+
+def test_a_checkpoint_of_another_draw_is_not_gone_on_with(assignment: Callable[..., Assignment]) -> None:
+    """The machine that had drawn it was lost, and its ledger's end with it."""
+    list(open_trial(assignment(trial(optimizer={"lr": 0.123}), "one", checkpoint_epochs=(2, 5))))
+    rows = list(open_trial(assignment(trial(), "one", checkpoint_epochs=(2, 5))))
+    assert not any(row.restored for row in rows)
+    assert curve(rows) == curve(list(open_trial(assignment(trial(), "alone"))))
 
 
 def test_a_checkpoint_is_there_before_its_row_is_given_out(assignment: Callable[..., Assignment]) -> None:
@@ -115,7 +123,7 @@ def test_a_checkpoint_that_was_not_finished_is_passed_over(assignment: Callable[
     folder = Path(cut.checkpoints)
     (folder / ".epoch_0003.1234abcd.tmp").mkdir()
     (folder / "epoch_0004.tmp").mkdir()
-    assert next(open_trial(cut)).epoch == 2
+    assert [row.restored for row in first(open_trial(cut), 3)] == [True, True, False]
 
 
 @pytest.mark.parametrize("name", [checkpoint.WEIGHTS, checkpoint.STATE, checkpoint.TRIAL])
@@ -157,7 +165,7 @@ def test_a_trial_begins_anew_without_its_damaged_checkpoint(name: str, assignmen
         with pytest.raises(ConfigError, match=r"set aside as .*/damaged_epoch_0002, and .* the training begins anew"):
             list(open_trial(cut))
         assert curve(first(open_trial(cut), 2)) == curve(first(open_trial(alone), 2))
-    assert curve(list(open_trial(cut))) == curve(list(open_trial(alone))[1:])
+    assert curve(list(open_trial(cut))) == curve(list(open_trial(alone)))
 
 
 def without_hashes(folder: Path) -> None:
