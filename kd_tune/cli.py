@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -37,6 +38,7 @@ from kd_tune.terminal import (
 if TYPE_CHECKING:
     from kd_tune.run_state import RunState
 
+TAKEOVER_SECONDS = 180.0  # a network file system lets go of a lost machine's locks after 90
 DEFAULT_SEARCH = Path("search_spaces/mnist5k.yaml")
 
 HELP = """Hyperparameter search for knowledge distillation.
@@ -126,7 +128,7 @@ def search(
         advice = f"go on with --resume {folder} if there is such a run by now, or else with the same command"
         with stoppable(advice):
             if or_resume and _is_there(folder, name, storage, console):
-                state = searching.resume(folder, launch, console)
+                state = searching.resume(folder, replace(launch, patience=TAKEOVER_SECONDS), console)
             else:
                 state = searching.start(load_search_file(path, overrides or [], num_trials), folder, launch, console)
     with stoppable(f"the search itself has ended; {_interpreter()} analyze.py {folder} writes its report"):

@@ -42,6 +42,8 @@ def follow_trial(config: dict[str, Any], hosts: Sequence[ActorHandle[Any]], name
         finally:
             host.leave.remote(number)
     except (RayActorError, OutOfMemoryError) as error:
+        if _never_began(error):
+            raise RuntimeError(str(error)) from None
         raise RuntimeError(LOST_HOST) from error
 
 
@@ -85,8 +87,13 @@ def ask_loads(hosts: Sequence[ActorHandle[Any]], number: int) -> dict[int, tuple
         if loads:
             return loads
         if not any(isinstance(error, ActorUnavailableError) for error in lost):
-            raise lost[0]
+            raise next(filter(_never_began, lost), lost[0])
         time.sleep(PAUSE)
+
+
+def _never_began(error: Exception) -> bool:
+    """Whether an actor is lost because it could not be made, which its error says and another try does not mend."""
+    return isinstance(error, RayActorError) and error.actor_init_failed
 
 
 def _ask_once(

@@ -29,15 +29,11 @@ from kd_tune.engine import advance, enrol
 from kd_tune.errors import ConfigError
 from kd_tune.records import Assignment, EpochRow, TeacherPlace, finite_or_none, none_to_nan
 from kd_tune.soft_targets import open_bank, read_fingerprint
-from kd_tune.storage import Storage
+from kd_tune.storage import TRIAL_PATIENCE, Storage
 from kd_tune.trial_data import TrialData
 
 # A search may have several teachers, each with a bank; on a CPU they are mapped, on a GPU copied.
 MOST_DATA = 4
-
-# Seconds for which a host waits for its storage. The launcher waits half as long and then pauses the search, so that
-# trials fail of it only where this node alone cannot reach it.
-STORAGE_PATIENCE = 600.0
 
 
 class Training:
@@ -72,7 +68,7 @@ class Training:
         self.student = enrol(assignment.trial, self.data, assignment.seed, assignment.order_seed)
         self._shelf = None
         if assignment.storage is not None:
-            self._shelf = checkpoint.Shelf(Storage(assignment.storage, STORAGE_PATIENCE))
+            self._shelf = checkpoint.Shelf(Storage(assignment.storage, TRIAL_PATIENCE))
         self.restored: list[EpochRow] = []
         with self._newest_checkpoint() as found:
             if found is not None:

@@ -29,14 +29,14 @@ from kd_tune.run_state import Event, RunState
 from kd_tune.storage import Storage
 
 PERIOD = 10.0  # seconds from copy to copy: what a launcher that is lost with its machine has done since is done again
-WATCH = 25.0  # seconds in which an owner that is alive raises its number
+WATCH = 60.0  # seconds in which an owner that is alive raises its number
 PATIENCE = 300.0  # seconds without a copy after which a search is paused
 LAST_PATIENCE = 60.0  # the same for the last copy
 
 OWNER = "owner.json"
 PLACE = "storage.json"
 _OF_THIS_MACHINE = ("lock", OWNER, PLACE)
-_NOT_COPIED = ("ray", "checkpoints")
+_NOT_COPIED = ("ray", "tensorboard", "checkpoints")
 
 
 class Owner(Record):
@@ -229,6 +229,7 @@ class Mirror:
         self._useless: set[int] = set()
         self._forgetting, self._copying = threading.Lock(), threading.Lock()
         self._ending = threading.Event()
+        self._beaten = time.monotonic()
         self._owner = self._claim(console)
         self._copy(LAST_PATIENCE)
         self._thread = threading.Thread(target=self._keep_copying, name="mirror", daemon=True)
@@ -299,7 +300,11 @@ class Mirror:
                 useless = set(self._useless)
             storage = self._storage.child(patience=patience)
             self._beat(storage)
-            copied = [self._copy_file(storage, name, path) for name, path in _files_of(self._folder)]
+            copied = []
+            for name, path in _files_of(self._folder):
+                if time.monotonic() - self._beaten >= PERIOD:
+                    self._beat(storage)
+                copied.append(self._copy_file(storage, name, path))
             if any(copied):
                 self._write_place()
             self._delete_checkpoints(storage, useless)
@@ -313,6 +318,7 @@ class Mirror:
             raise _Taken(f"{storage.url}: {found.host} goes on with this run now, so it is stopped here")
         self._owner.beat += 1
         _write_owner(storage, self._owner)
+        self._beaten = time.monotonic()
 
     def _copy_file(self, storage: Storage, name: str, path: Path) -> bool:
         """Copies a file if it has changed; returns whether it had."""

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -74,19 +74,24 @@ def naming(path: Path) -> Iterator[None]:
         raise problem or EnvironmentProblem(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
+class Busy(ConfigError):  # noqa: N818 - as in `errors`
+    """Another process holds a lock."""
+
+
 @contextmanager
 def exclusive(path: Path, complaint: str) -> Iterator[None]:
     """Holds a lock file for the length of the body; a process that dies lets it go.
 
     Raises:
-        ConfigError: another process holds it; `complaint` says what it is doing.
+        Busy: another process holds it; `complaint` says what it is doing.
+        EnvironmentProblem: there are no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(lock, path, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(complaint) from None
+            raise Busy(complaint) from None
         yield
 
 
@@ -95,8 +100,20 @@ def taking_turns(path: Path) -> Iterator[None]:
     """Holds a lock file for the length of the body, when whoever holds it has let go."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        _lock(lock, path, fcntl.LOCK_EX)
         yield
+
+
+def _lock(file: IO[str], path: Path, how: int) -> None:
+    try:
+        fcntl.flock(file, how)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"{path}: cannot be locked: {error.strerror}; mount the file system with locks (Lustre: -o flock), or take "
+            "a folder on another"
+        ) from None
 
 
 def write_json(target: Path, content: Mapping[str, Any]) -> None:

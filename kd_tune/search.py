@@ -32,7 +32,7 @@ from kd_tune.limits import NO_LIMITS, Allowance, DeviceTime, Limits, device_time
 from kd_tune.manifest import MANIFEST, Manifest, versions
 from kd_tune.mirror import Mirror, discard, mirrored, storage_for, storage_of
 from kd_tune.node_files import Parcel, pack
-from kd_tune.paths import read_record
+from kd_tune.paths import Busy, read_record
 from kd_tune.prepare import prepare
 from kd_tune.records import TeacherPlace
 from kd_tune.run_setup import file_of, find_again, fingerprints_of, make_run, manifest_of, places_of
@@ -49,6 +49,7 @@ from kd_tune.trainable import RunContext
 from kd_tune.warm_start import check_equal, read_earlier
 from kd_tune.watch import watching
 
+LOCK_PAUSE = 1.0  # seconds before a lock is tried again
 MOST_NAMED = 10  # trials that go on and are named one by one
 
 
@@ -63,6 +64,7 @@ class Launch:
         extend: trials to add to every arm of a run that is resumed.
         warm_start: earlier runs that a new one learns from.
         began: by `time.monotonic`; preparing counts.
+        patience: seconds for which a run that another process holds is waited for.
         storage: a URL or shared folder where a new run is kept too; one that is resumed knows its own.
     """
 
@@ -73,6 +75,7 @@ class Launch:
     warm_start: tuple[Path, ...] = ()
     began: float = field(default_factory=time.monotonic)
     storage: str | None = None
+    patience: float = 0.0
 
 
 def start(file: SearchFile, folder: Path, launch: Launch, console: Console) -> RunState:
@@ -139,13 +142,38 @@ def resume(folder: Path, launch: Launch, console: Console) -> RunState:
     refuse_confirmation(folder, "go on with: kd-tune confirm")
     with ExitStack() as stack:
         # First, so that a second launcher is refused before it prepares anything.
-        run = stack.enter_context(closing(Run(folder)))
+        run = stack.enter_context(closing(_opened(folder, launch.patience, console)))
+        _check_storage(folder, launch.storage)
         mirror = stack.enter_context(mirrored(folder, console, resume_advice(folder)))
         stack.enter_context(joined(launch.address, folder, storage_of(folder), file_of(folder).resources))
         found = find_again(folder, launch.source, console)
         students = students_by_size(found.file, found.spaces, found.dataset)
         launch = replace(launch, source=found.source)
         return run_trials(run, found.file, found.spaces, found.teachers, launch, console, students, mirror=mirror)
+
+
+def _opened(folder: Path, patience: float, console: Console) -> Run:
+    """A run, when whoever holds it has let go; a lock of a machine that was lost goes a while after it."""
+    deadline = time.monotonic() + patience
+    waits = False
+    while True:
+        try:
+            return Run(folder)
+        except Busy as busy:
+            if time.monotonic() >= deadline:
+                raise
+            if not waits:
+                console.print(f"{busy}: waiting for up to {patience:.0f} s")
+            waits = True
+            time.sleep(LOCK_PAUSE)
+
+
+def _check_storage(folder: Path, given: str | None) -> None:
+    """Raises ConfigError if a storage was given that is not the run's."""
+    kept = storage_of(folder)
+    if given is not None and (kept is None or kept.url != Storage(given).child(folder.name).url):
+        where = "in none" if kept is None else f"at {kept.url}"
+        raise ConfigError(f"--storage {given}: {folder} is kept {where}; leave --storage out, or take another --name")
 
 
 def run_trials(
@@ -294,6 +322,7 @@ class _CheckpointKeeper:
     def __init__(self, folder: Path, mirror: Mirror | None) -> None:
         self._folder = folder
         self._mirror = mirror
+        self._gone: set[int] = set()
 
     def __call__(self, event: Event, state: RunState) -> None:
         if event["event"] != records.STOPPED:
@@ -301,8 +330,13 @@ class _CheckpointKeeper:
         stopped = state.trials[event["trial"]]
         rivals = [trial for trial in state.of_arm(stopped.arm) if trial.stratum == stopped.stratum]
         best_first = ranked(trial for trial in rivals if trial.end is not None)
-        useless = [trial for trial in rivals if trial.end == "diverged"] + best_first[KEPT_CHECKPOINTS:]
-        for trial in useless:
-            shutil.rmtree(checkpoints_of(self._folder, trial.number), ignore_errors=True)  # gone already, or next time
+        diverged = [trial for trial in rivals if trial.end == "diverged"]
+        useless = {trial.number for trial in [*diverged, *best_first[KEPT_CHECKPOINTS:]]} - self._gone
+        for number in useless:
+            folder = checkpoints_of(self._folder, number)
+            if folder.exists():  # its host may write to it still: it is looked for once more at the next stop
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                self._gone.add(number)
         if self._mirror is not None:
-            self._mirror.forget(trial.number for trial in useless)
+            self._mirror.forget(useless)

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from kd_tune.errors import ExitCode
@@ -26,8 +26,14 @@ def interrupt() -> None:
 def end_at_once() -> None:
     """Ends this process with 130 as if it were killed: what Ray started here follows it, and a run can be resumed."""
     cursor = SHOW_CURSOR if sys.stdout.isatty() else ""
-    os.write(2, f"{cursor}ended at once; what was recorded stays\n".encode())
+    _say(f"{cursor}ended at once; what was recorded stays\n")
     os._exit(ExitCode.ENDED_AT_ONCE)
+
+
+def _say(text: str) -> None:
+    """Writes to standard error, unless nobody is there: `tee` ends of the same Ctrl-C."""
+    with suppress(OSError):
+        os.write(2, text.encode())
 
 
 class Stop:
@@ -54,7 +60,7 @@ class Stop:
         now = time.monotonic()
         if self._since is None:
             self._since = now
-            os.write(2, b"\nstopping; once more ends it at once\n")
+            _say("\nstopping; once more ends it at once\n")
             self.gently()
         elif now - self._since >= SAME_WISH_SECONDS:
             self._again()

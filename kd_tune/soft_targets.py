@@ -186,8 +186,7 @@ def open_bank(folder: Path, fingerprint: str, num_images: int, num_classes: int,
     if len(checksums) < views:
         raise ConfigError(f"{folder}: the bank holds {len(checksums)} views, not {views}; a search fills the rest")
     try:
-        # Copy on write: torch wants an array that it may write to; the file stays as it is.
-        logits = np.memmap(folder / LOGITS, np.float16, "c", shape=(views, num_images, num_classes))
+        logits = np.memmap(folder / LOGITS, np.float16, "r", shape=(views, num_images, num_classes))
         val = (folder / VAL_LOGITS).read_bytes()
         if record.val_checksum is not None and zlib.crc32(val) != record.val_checksum:
             raise ValueError(f"{VAL_LOGITS} is not what was written")

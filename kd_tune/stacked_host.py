@@ -20,7 +20,6 @@ from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 
@@ -28,7 +27,7 @@ from kd_tune.engine import advance
 from kd_tune.host import Training
 from kd_tune.records import Assignment, EpochRow
 from kd_tune.stack import advance_together, images_of, kind_of
-from kd_tune.watchdog import in_hand, take_mark
+from kd_tune.watchdog import in_hand, place_of, seconds_of, take_mark
 
 UPLOADS = 16  # checkpoints that are on their way to a storage at once; at a rung a whole stack's are due
 
@@ -146,7 +145,8 @@ class StackedHost:
     def _admit(self, residents: Iterable[_Resident]) -> None:
         """Makes newcomers' students; those that go on have their checkpoint's row at once."""
         for resident in residents:
-            take_mark(Path(resident.assignment.checkpoints))  # one that nobody came for
+            if _is_marked(resident):
+                take_mark(place_of(resident.assignment))  # one that nobody came for
             try:
                 with _watched([resident]):
                     training = Training(resident.assignment)
@@ -216,17 +216,27 @@ class StackedHost:
 
 
 def next_stack(residents: Sequence[_Resident]) -> list[_Resident]:
-    """Those of some residents that are trained next: the least advanced, and all that can share its step."""
+    """Those of some residents that are trained next: the least advanced first, and all that can share its step."""
     groups: dict[Hashable, list[_Resident]] = defaultdict(list)
     for resident in residents:
         groups[_group_of(resident)].append(resident)
-    return min(groups.values(), key=lambda group: min(one.epoch for one in group))
+    group = min(groups.values(), key=lambda group: min(one.epoch for one in group))
+    return sorted(group, key=lambda one: one.epoch)
 
 
 def _watched(residents: Sequence[_Resident]) -> AbstractContextManager[None]:
     """Ends this process if an epoch hangs; a trial that is in hand by itself is marked meanwhile."""
-    one = residents[0].assignment
-    return in_hand(one.epoch_seconds, Path(one.checkpoints) if len(residents) == 1 else None)
+    one = residents[0]
+    marked = len(residents) == 1 and _is_marked(one)
+    return in_hand(seconds_of(one.assignment), place_of(one.assignment) if marked else None)
+
+
+def _is_marked(resident: _Resident) -> bool:
+    """Whether a trial that is in hand by itself is marked: always in a folder; in a storage, which takes longer, only
+    where it may have brought the last host down."""
+    return resident.assignment.storage is None or (
+        resident.assignment.alone and (resident.training is None or resident.epoch < resident.alone_until)
+    )
 
 
 def _next_checkpoint(resident: _Resident) -> int:

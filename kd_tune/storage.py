@@ -18,6 +18,9 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit, urlun
 from kd_tune.errors import ConfigError, EnvironmentProblem
 
 PATIENCE = 60.0  # seconds in which an operation is tried again
+# Seconds for which who trains waits for its storage. The launcher waits half as long and then pauses the search, so
+# that trials fail of it only where this node alone cannot reach it.
+TRIAL_PATIENCE = 600.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 S3_ATTEMPTS, S3_TIMEOUT = 3, 10.0  # of S3's client by itself: each time that an operation is tried, and in seconds
 _S3_OPTIONS = ("region", "endpoint_override", "scheme")
@@ -127,6 +130,10 @@ class Storage:
             self._again("deleted from", lambda store, root: store.delete_dir(f"{root}/{name}"))
         except FileNotFoundError:
             return
+
+    def remove(self, name: str) -> None:
+        """Deletes a file, if it is there."""
+        self._again("deleted from", lambda store, root: _delete_if_there(store, f"{root}/{name}"))
 
     def upload(self, folder: Path, name: str, last: str) -> None:
         """Copies a folder of files; the file `last` comes last, so that where it is, all of it is."""

@@ -18,7 +18,7 @@ import ray
 from ray import tune
 from ray._common.utils import get_system_memory
 
-from kd_tune.errors import ConfigError
+from kd_tune.errors import EnvironmentProblem
 from kd_tune.ledger import checkpoints_of
 from kd_tune.memory import Growth, held_by_this_process
 from kd_tune.node_checks import SHARE, available_memory
@@ -27,7 +27,7 @@ from kd_tune.ranges import branch_name
 from kd_tune.records import Assignment, EpochRow, TeacherPlace, derive_seed
 from kd_tune.space import Space
 from kd_tune.storage import Storage
-from kd_tune.watchdog import in_hand
+from kd_tune.watchdog import in_hand, seconds_of
 
 _OURS = ("number", "arm", "repeat", "retry")
 
@@ -70,13 +70,13 @@ class RunContext:
         """Makes this process one that trains trials of the run.
 
         Raises:
-            ConfigError: the run's folder is not here.
+            EnvironmentProblem: the run's folder is not here.
         """
         from kd_tune import user_code
 
         user_code.allow(*self.allowed)
         if self.storage is None and not Path(self.folder).is_dir():
-            raise ConfigError(f"{self.folder}: not on the node {platform.node()}; {SHARE}")
+            raise EnvironmentProblem(f"{self.folder}: not on the node {platform.node()}; {SHARE}")
 
     def assignment(self, config: Mapping[str, Any], device: str) -> Assignment:
         """The trial that a proposal stands for."""
@@ -148,8 +148,10 @@ def train_trial(config: dict[str, Any], context: RunContext) -> None:
     device = "cuda" if ray.get_gpu_ids() else "cpu"
     assignment = context.assignment(config, device)
     rows, growth, total = host.open_trial(assignment), Growth(), get_system_memory()
+    # That its process died, Ray says itself; how it hung is not worth two requests to a storage in every epoch.
+    mark = None if assignment.storage else Path(assignment.checkpoints)
     while True:
-        with in_hand(assignment.epoch_seconds, Path(assignment.checkpoints)):
+        with in_hand(seconds_of(assignment), mark):
             row = next(rows, None)
         if row is None:
             return

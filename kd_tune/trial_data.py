@@ -50,7 +50,7 @@ class TrialData:
         self.val_images = _tensor(dataset.val.images).to(place)  # [M, channels, H, W] uint8
         self.val_labels = torch.from_numpy(dataset.val.labels).to(device)  # [M]
         self.views = torch.from_numpy(view_table(dataset.flips)).to(device)  # [162 or 81, 3]
-        self.teacher_logits = None if bank is None else torch.from_numpy(bank.logits).to(device)  # [V, N, C] float16
+        self.teacher_logits = None if bank is None else _tensor(bank.logits).to(device)  # [V, N, C] float16
         self._live = None if live is None else Answers(live, device)
         self.val_teacher = self._val_teacher(bank)  # [M] class numbers, or None without a teacher
         mean, std = dataset.normalisation["mean"], dataset.normalisation["std"]
@@ -135,8 +135,8 @@ class TrialData:
         return torch.cat([self._live(images).argmax(-1) for images in self.val_batches()])
 
 
-def _tensor(images: np.ndarray) -> Tensor:
+def _tensor(array: np.ndarray) -> Tensor:
     """An array as a tensor, without a copy. Of one that is mapped read-only torch warns; nobody here writes to it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(images)
+        return torch.from_numpy(array)

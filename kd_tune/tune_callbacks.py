@@ -18,6 +18,8 @@ from kd_tune.errors import EnvironmentProblem, refused_by_system
 from kd_tune.failures import LOST, NODE_GONE, PROCESS_DIED, UNREACHABLE, environment_said, explain
 from kd_tune.ledger import Run, checkpoints_of
 from kd_tune.limits import Allowance
+from kd_tune.mirror import storage_of
+from kd_tune.storage import Storage
 from kd_tune.watchdog import take_mark
 
 RECENT_SECONDS = 60.0  # after a node was lost, in which Ray tells of all that was on it
@@ -90,7 +92,7 @@ class FailureRecorder(Callback):
 
     def _record(self, trial: Trial) -> None:
         state, said = self._run.state.trials[trial.config["number"]], _said(trial)
-        in_hand = take_mark(checkpoints_of(self._run.folder, state.number))
+        in_hand = take_mark(self._place_of_mark(state.number))
         if (problem := environment_said(said)) is not None:
             self.problem = self.problem or problem
             return
@@ -105,6 +107,12 @@ class FailureRecorder(Callback):
             self._run.record(records.STOPPED, reason="failed", **told)
         else:
             self._run.record(records.RETRIED, **told)
+
+    def _place_of_mark(self, number: int) -> Path | Storage:
+        storage = storage_of(self._run.folder)
+        if storage is None:
+            return checkpoints_of(self._run.folder, number)
+        return storage.child(*checkpoints_of(Path(), number).parts)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray pickles callbacks into its snapshots, which kd_tune never reads

@@ -11,7 +11,9 @@ import ray
 from ray.exceptions import RayActorError
 
 from kd_tune import client
-from kd_tune.client import choose_host, find_hosts
+from kd_tune.client import choose_host, find_hosts, follow_trial
+from kd_tune.errors import EnvironmentProblem
+from kd_tune.failures import environment_said
 
 NO_PLACE = 64  # CPUs that this machine has not
 
@@ -33,6 +35,17 @@ class Slow:
 
     def __init__(self) -> None:
         time.sleep(2)
+
+    def load(self, number: int) -> tuple[bool, int]:
+        return False, 0
+
+
+@ray.remote(num_cpus=0)
+class Unmade:
+    """A host whose machine lacks something."""
+
+    def __init__(self) -> None:
+        raise EnvironmentProblem("runs/toy: not on the node spot")
 
     def load(self, number: int) -> tuple[bool, int]:
         return False, 0
@@ -96,6 +109,16 @@ def test_a_lost_host_is_passed_over_until_there_is_no_other(hosts: Any) -> None:
     kill(there)
     with pytest.raises(RayActorError):
         choose_host([lost, there], 9, 4)
+
+
+def test_why_no_host_could_be_made_is_what_a_trial_breaks_of(hosts: Any) -> None:
+    """It would be tried again for ever as one whose host was lost; on a machine that is at fault, the search ends."""
+    (lost,) = hosts([])
+    kill(lost)
+    broken = Unmade.remote()  # type: ignore[attr-defined]
+    with pytest.raises(RuntimeError) as caught:
+        follow_trial({"number": 9}, [lost, broken], "none_", 4)
+    assert environment_said(f"RuntimeError: {caught.value}") == "runs/toy: not on the node spot"
 
 
 def test_hosts_that_were_started_later_are_found(hosts: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -13,8 +14,9 @@ from rich.console import Console
 from kd_tune import records, report
 from kd_tune.failures import CRASH, HANG, LOST, LOST_HOST, MEMORY, explain
 from kd_tune.ledger import Run
+from kd_tune.storage import Storage
 from kd_tune.watchdog import HANG as HANG_FILE
-from kd_tune.watchdog import MARK, take_mark
+from kd_tune.watchdog import MARK, in_hand, take_mark
 from tests.runs_by_hand import Trained, write_run
 
 # As Ray 2.60 says it.
@@ -100,10 +102,20 @@ def test_a_process_that_hangs_ends_and_leaves_what_it_was_doing(how: str, tmp_pa
     assert take_mark(tmp_path / "trial") is None
 
 
-def test_a_mark_without_words_is_of_a_process_that_died(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [Path, lambda path: Storage(str(path))], ids=["folder", "storage"])
+def test_a_mark_without_words_is_of_a_process_that_died(
+    place: Callable[[Path], Path | Storage], tmp_path: Path
+) -> None:
     (tmp_path / MARK).touch()
-    assert take_mark(tmp_path) == ""
-    assert take_mark(tmp_path) is None
+    assert take_mark(place(tmp_path)) == ""
+    assert take_mark(place(tmp_path)) is None
+
+
+@pytest.mark.parametrize("place", [Path, lambda path: Storage(str(path))], ids=["folder", "storage"])
+def test_what_is_in_hand_is_marked_until_it_is_done(place: Callable[[Path], Path | Storage], tmp_path: Path) -> None:
+    with in_hand(60, place(tmp_path)):
+        assert (tmp_path / MARK).exists()
+    assert take_mark(place(tmp_path)) is None
 
 
 def test_the_report_holds_a_table_of_failures_with_what_explains_each(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kd_tune.errors import ConfigError, EnvironmentProblem
-from kd_tune.paths import naming, read_json, write_json, written_whole
+from kd_tune.paths import exclusive, naming, read_json, taking_turns, write_json, written_whole
 from tests.scarcity import largest_file
 
 CONTENTS = st.dictionaries(
@@ -131,3 +132,13 @@ def test_a_place_that_can_be_no_folder_is_the_users_mistake(record: Path) -> Non
 def test_whatever_the_system_refuses_names_the_path(number: int, words: str) -> None:
     with pytest.raises(EnvironmentProblem, match=words), naming(Path("a/b")):
         raise OSError(number, os.strerror(number))
+
+
+def test_a_file_system_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    for lock in (exclusive(tmp_path / "lock", "busy"), taking_turns(tmp_path / "lock")):
+        with pytest.raises(EnvironmentProblem, match=r"lock: cannot be locked: Function not implemented; mount"), lock:
+            pass

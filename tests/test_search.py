@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import shutil
+import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from kd_tune.cli import main
 from kd_tune.cluster import slots_of
 from kd_tune.config import ResourcesConfig
 from kd_tune.errors import ConfigError, ExitCode
-from kd_tune.ledger import checkpoints_of, read_events
+from kd_tune.ledger import Run, checkpoints_of, read_events
 from kd_tune.limits import Limits, device_time
 from kd_tune.mirror import remember, storage_for
 from kd_tune.records import PAUSED
@@ -94,6 +97,24 @@ def test_the_same_command_starts_or_goes_on(
     assert "run: every trial has ended; --extend adds some" in launch(tmp_path / "here", ExitCode.DONE)
     assert "run: every trial has ended; --extend adds some" in launch(tmp_path / "there", ExitCode.DONE)
     assert ledger_text(tmp_path / "there" / "run") == ledger_text(finished_run)
+
+
+def test_a_storage_that_is_not_the_runs_is_refused(finished_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"run is kept in none; leave --storage out"):
+        resume(finished_run, Launch(storage=str(tmp_path / "storage")), QUIET)
+
+
+def test_a_run_that_a_lost_machine_may_hold_is_waited_for(finished_run: Path) -> None:
+    said = io.StringIO()
+    console = Console(file=said, width=200)
+    holding = closing(Run(finished_run))
+    with holding, pytest.raises(ConfigError, match="another process is running this search"):
+        resume(finished_run, Launch(patience=1.5), console)
+    with closing(Run(finished_run)) as run:
+        threading.Timer(1.0, run.close).start()
+        resume(finished_run, Launch(patience=60.0), console)
+    assert said.getvalue().count("waiting for up to") == 2
+    assert "every trial has ended" in said.getvalue()
 
 
 def test_an_arm_whose_space_is_used_up_ends_early_and_can_be_extended_in_vain(

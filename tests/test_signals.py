@@ -123,6 +123,21 @@ def test_a_second_signal_ends_at_once_but_a_repeated_one_is_the_first(number: si
     assert "ended at once" in said
 
 
+@BOTH
+def test_a_signal_is_heard_where_nobody_reads_what_is_said(number: signal.Signals) -> None:
+    """In `... 2>&1 | tee log`, tee ends of the same Ctrl-C."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    waiting = subprocess.Popen([sys.executable, "-c", WAITS], stdout=subprocess.PIPE, stderr=writes, text=True)
+    os.close(writes)
+    with waiting:
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == "waits\n"
+        waiting.send_signal(number)
+        assert waiting.stdout.readline() == "asked\n"
+        waiting.kill()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "code"),

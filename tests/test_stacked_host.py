@@ -287,16 +287,24 @@ def test_a_stack_that_does_not_fit_into_memory_is_trained_in_halves_from_then_on
         follow(host, 5)
 
 
+@pytest.mark.parametrize("stored", [False, True], ids=["folder", "storage"])
 def test_who_may_have_brought_a_host_down_is_trained_by_itself_up_to_its_next_checkpoint(
-    host: StackedHost, assignment: Callable[..., Assignment], monkeypatch: pytest.MonkeyPatch
+    stored: bool,
+    host: StackedHost,
+    assignment: Callable[..., Assignment],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """And is marked meanwhile, which those in a stack are not."""
+    """And is marked meanwhile, which those in a stack are not; where a driver on another node can see it."""
+    place = tmp_path / "storage" if stored else tmp_path
     advance_together = stacked_host.advance_together
     seen: list[tuple[list[int], int, list[bool]]] = []
     suspects = [replace(assignment(number, checkpoint_epochs=(2, EPOCHS)), alone=True) for number in range(2)]
+    if stored:
+        suspects = [replace(one, storage=(place / str(one.number)).as_uri()) for one in suspects]
 
     def watch(students: Any, data: Any) -> list[EpochRow]:
-        marked = [(Path(one.checkpoints) / watchdog.MARK).exists() for one in suspects]
+        marked = [(place / str(one.number) / watchdog.MARK).exists() for one in suspects]
         seen.append(([one.seed for one in students], students[0].epoch + 1, marked))
         return advance_together(students, data)
 
@@ -306,6 +314,7 @@ def test_who_may_have_brought_a_host_down_is_trained_by_itself_up_to_its_next_ch
     early = [entry for entry in seen if entry[1] <= 2]
     assert sorted(early) == sorted([([n], epoch, [n == 0, n == 1]) for n in range(2) for epoch in (1, 2)])
     assert ([0, 1], EPOCHS, [False, False]) in [(sorted(seeds), epoch, marked) for seeds, epoch, marked in seen]
+    assert not (stored and Path(suspects[0].checkpoints).exists()), "a folder that this node may not have"
 
 
 def test_nobody_waits_for_the_rows_of_a_trial_that_was_given_up(
