@@ -27,8 +27,6 @@ import multiprocessing
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -98,7 +96,7 @@ def stand_in_bank(dataset: Dataset, folder: Path, arguments: argparse.Namespace)
 
 def measure_students(bank: Path, precision: str, own: bool, arguments: argparse.Namespace) -> dict[str, Any]:
     """Student epochs a second of a host full of trials."""
-    with allowing_tf32(precision != "float32"), tempfile.TemporaryDirectory() as checkpoints:
+    with tempfile.TemporaryDirectory() as checkpoints:
         host = StackedHost(threads=1)
         trials = [
             assignment(number, bank, Path(checkpoints), precision, own, arguments)
@@ -120,18 +118,6 @@ def measure_students(bank: Path, precision: str, own: bool, arguments: argparse.
     return found
 
 
-@contextmanager
-def allowing_tf32(allowed: bool) -> Iterator[None]:
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high" if allowed else "highest")
-    torch.backends.cudnn.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
-
-
 def assignment(
     number: int, bank: Path, checkpoints: Path, precision: str, own: bool, arguments: argparse.Namespace
 ) -> Assignment:
@@ -147,7 +133,7 @@ def assignment(
             "num_epochs": arguments.epochs,
             "batch_size": 128,
             "views": arguments.views,
-            "precision": "bfloat16" if precision == "bfloat16" else "float32",
+            "precision": precision,
         },
     }
     return Assignment(

@@ -142,10 +142,11 @@ def train(trial: Mapping[str, Any], data: TrialData, seed: int) -> Iterator[tupl
 def advance(student: Student, data: TrialData) -> EpochRow:
     """A student's next epoch."""
     began = time.perf_counter()
-    with _seeded(derive_seed(student.seed, "epoch", student.epoch + 1), data.device):
-        losses = _train_epoch(student, data)
-    trained = time.perf_counter() - began
-    val = judge(answer(student.network, data), data)
+    with arithmetic(student.training.precision, data.device):
+        with _seeded(derive_seed(student.seed, "epoch", student.epoch + 1), data.device):
+            losses = _train_epoch(student, data)
+        trained = time.perf_counter() - began
+        val = judge(answer(student.network, data), data)
     student.epoch += 1
     return row_of(student, losses, val, seconds=time.perf_counter() - began, trained=trained, images=len(data.labels))
 
@@ -267,7 +268,6 @@ def _train_epoch(student: Student, data: TrialData) -> dict[str, float]:
     transform = find_transform(training.transform)
     order, views = plan_epoch(student, data)
     num_steps = math.ceil(len(order) / training.batch_size)
-    half = training.precision == "bfloat16" and data.device.type == "cuda"
     sums: dict[str, Tensor] = {}
     for step, pixels in enumerate(data.read(order, training.batch_size)):
         chosen = slice(step * training.batch_size, (step + 1) * training.batch_size)
@@ -278,7 +278,7 @@ def _train_epoch(student: Student, data: TrialData) -> dict[str, float]:
             transform,
             student.objective.needs_teacher,
         )
-        with torch.autocast(data.device.type, torch.bfloat16, enabled=half):
+        with autocast(training.precision, data.device):
             logits = network(images.contiguous(memory_format=LAYOUT))
         parts = student.objective(logits.float(), labels, teacher_logits)
         optimizer.zero_grad(set_to_none=True)
@@ -305,6 +305,34 @@ def plan_epoch(student: Student, data: TrialData) -> tuple[Tensor, Tensor | None
     if num_views == 1:
         return order, None
     return order, torch.randint(num_views, (num_images,), generator=generator).to(data.device)
+
+
+@contextmanager
+def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
+    """Lets a GPU round the factors of float32 products to TF32 for the length of the body, or forbids it.
+
+    PyTorch by itself allows it for convolutions alone, whatever the precision.
+
+    Args:
+        precision: `TrainingConfig.precision`.
+        device: where the body computes.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
+    torch.backends.cudnn.allow_tf32 = precision != "float32"
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Has the body's products computed in bfloat16, if that is the precision and a GPU computes them."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16" and device.type == "cuda")
 
 
 @contextmanager

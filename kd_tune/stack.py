@@ -23,7 +23,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from kd_tune.engine import LAYOUT, Student, judge, plan_epoch, row_of
+from kd_tune.engine import LAYOUT, Student, arithmetic, autocast, judge, plan_epoch, row_of
 from kd_tune.models import Stackable
 from kd_tune.objectives import stack_objectives
 from kd_tune.records import EpochRow
@@ -69,9 +69,10 @@ def advance_together(students: Sequence[Student], data: TrialData) -> list[Epoch
     # A single group's convolution has another kernel on CPUs, which rounds otherwise: beside a copy of itself a student
     # does bit for bit what it does beside others. That costs a fifth of the time.
     stack = _Stack([*students, *students] if len(students) == 1 else students, data)
-    losses = stack.train_epoch()
-    trained = time.perf_counter() - began
-    evaluations = [judge(answers, data) for answers in stack.answer()[: len(students)]]
+    with arithmetic(students[0].training.precision, data.device):
+        losses = stack.train_epoch()
+        trained = time.perf_counter() - began
+        evaluations = [judge(answers, data) for answers in stack.answer()[: len(students)]]
     stack.hand_back()
     share = (time.perf_counter() - began) / len(students)
     rows = []
@@ -99,11 +100,11 @@ class _Stack:
     def train_epoch(self) -> list[dict[str, float]]:
         """One pass over the training images; the mean of every part of every student's loss."""
         rates = self._rates()
-        half = self._students[0].training.precision == "bfloat16" and self._data.device.type == "cuda"
+        precision = self._students[0].training.precision
         sums: list[dict[str, Tensor]] = [{} for _ in self._objectives]
         num_images = len(self._data.labels)
         for rate, (images, labels, teacher_logits) in zip(rates, self._batches(), strict=True):
-            with torch.autocast(self._data.device.type, torch.bfloat16, enabled=half):
+            with autocast(precision, self._data.device):
                 logits = self._network.forward_stack(self._rows.by_name(self._weights), images)
             parts = self._losses(logits.float(), labels, teacher_logits)
             self._weights.grad = None

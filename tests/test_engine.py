@@ -20,7 +20,7 @@ from torch import Tensor
 from kd_tune import soft_targets
 from kd_tune.augment import view_table
 from kd_tune.data import Dataset, Images
-from kd_tune.engine import Student, answer, train
+from kd_tune.engine import Student, answer, arithmetic, train
 from kd_tune.errors import ConfigError
 from kd_tune.losses import expected_calibration_error
 from kd_tune.models import STUDENTS
@@ -306,3 +306,14 @@ def test_trivial_augment_is_drawn_from_the_epochs_seed(toy_dataset: Dataset) -> 
     plain = run(trial(training={"num_epochs": 2}), data)[-1]
     first, again = run(config, data)[-1], run(config, data)[-1]
     assert first.train_loss == again.train_loss != plain.train_loss
+
+
+@pytest.mark.parametrize(("precision", "rounds"), [("float32", False), ("tf32", True), ("bfloat16", True)])
+def test_a_gpu_rounds_to_tf32_only_where_that_is_the_precision(precision: str, rounds: bool) -> None:
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    with arithmetic(precision, torch.device("cuda")):
+        assert torch.backends.cudnn.allow_tf32 == rounds
+        assert torch.get_float32_matmul_precision() == ("high" if rounds else "highest")
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
+    with arithmetic(precision, torch.device("cpu")):
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
