@@ -1,12 +1,13 @@
 """Ten thousand trials: what reading, analysing and judging them costs.
 
 Claims: `analyze.py` answers in 10 s within 1 GB on 10,000 trials of 30 epochs; a search's driver takes as long for a
-result, and for a proposal of TPE, at the ten-thousandth trial as at the first.
+result and for a trial's end at the ten-thousandth trial as at the first, and for a proposal of TPE a tenth of a second.
 
 How: a ledger is generated, three arms, every trial with a row for every epoch as a real one has it; `python analyze.py`
 reads it in a process of its own, --rounds times: seconds, and its largest resident memory. Then the driver's own parts,
-without Ray, in this process: the real proposer, referee and ledger are given trials one after another, pruned by
-rungs; milliseconds a proposal and a result in every tenth of the trials, and this process's memory after it.
+without Ray, in this process: the real proposer, referee and ledger, and all that listens to it (device time,
+checkpoints, lines of a log, TensorBoard), are given trials one after another, pruned by rungs; milliseconds a
+proposal, a result and a trial's end in every tenth of the trials, and this process's memory after it.
 
     python benchmarks/scale.py
 """
@@ -14,6 +15,7 @@ rungs; milliseconds a proposal and a result in every tenth of the trials, and th
 from __future__ import annotations
 
 import argparse
+import io
 import math
 import os
 import random
@@ -29,16 +31,21 @@ from typing import Any
 
 import common
 import on_ray
+from rich.console import Console
 
 from kd_tune import records
 from kd_tune.ledger import Run
+from kd_tune.limits import device_time
 from kd_tune.manifest import Fingerprints, Manifest, TeacherFacts, hardware, versions
 from kd_tune.run_state import TrialState
 from kd_tune.scheduler import Referee
+from kd_tune.search import CheckpointKeeper
 from kd_tune.search_checks import check, resolved
 from kd_tune.search_file import SearchFile
 from kd_tune.searcher import SearchProposer
 from kd_tune.strict_yaml import dump_yaml
+from kd_tune.tensorboard_log import TensorBoardLog
+from kd_tune.watch import Watch
 
 ARMS = ("distil", "cross_entropy", "label_smoothing")
 
@@ -194,8 +201,15 @@ def drive(folder: Path, file: SearchFile, arguments: argparse.Namespace) -> Iter
     with closing(new_run(folder, file)) as run:
         proposer = SearchProposer(run, check(file), file.search)
         referee = Referee(file.search.scheduler, arguments.epochs)
+        curves, quiet = TensorBoardLog(folder), Console(file=io.StringIO(), width=120)
+        run.listeners += [
+            device_time([], file.resources),
+            CheckpointKeeper(folder, None),
+            Watch(quiet, run.state, arguments.epochs, prunes=True),
+            curves,
+        ]
         for tenth in range(10):
-            proposals, results = [], []
+            proposals, results, ends = [], [], []
             for _ in range(arguments.trials // 10):
                 began = time.perf_counter()
                 trial = proposer.propose()
@@ -208,16 +222,20 @@ def drive(folder: Path, file: SearchFile, arguments: argparse.Namespace) -> Iter
                     verdict = referee.judge(trial, trial.rows[epoch])
                     results.append(time.perf_counter() - began)
                     if verdict in ("pruned", "completed"):
+                        began = time.perf_counter()
                         run.record(records.STOPPED, trial=trial.number, reason=verdict, epoch=epoch)
+                        ends.append(time.perf_counter() - began)
                         break
             found = {
                 "trials": (tenth + 1) * (arguments.trials // 10),
                 "proposal_ms": round(1000 * median(proposals), 2),
                 "result_ms": round(1000 * median(results), 4),
+                "end_ms": round(1000 * median(ends), 3),
                 "megabytes": round(_resident_bytes() / 1e6),
             }
             print(found, flush=True)
             yield found
+        curves.close()
 
 
 def _resident_bytes() -> int:
@@ -225,8 +243,8 @@ def _resident_bytes() -> int:
 
 
 def report(result: Mapping[str, Any], arguments: argparse.Namespace) -> str:
-    rows = [(one["trials"], one["proposal_ms"], one["result_ms"], one["megabytes"]) for one in result["driver"]]
-    header = ("trials", "ms a proposal (median)", "ms a result (median)", "MB resident")
+    rows = [tuple(one.values()) for one in result["driver"]]
+    header = ("trials", "ms a proposal (median)", "ms a result (median)", "ms an end (median)", "MB resident")
     seconds, megabytes = result["analyze_seconds"], result["analyze_megabytes"]
     return f"""
 # {arguments.trials:,} trials
@@ -235,7 +253,7 @@ def report(result: Mapping[str, Any], arguments: argparse.Namespace) -> str:
 **{seconds["median"]:.1f} s** ({seconds["min"]:.1f} to {seconds["max"]:.1f}, n = {seconds["n"]}), at most
 **{megabytes["max"]:.0f} MB**.
 
-The driver's proposer (TPE), referee and ledger, tenth by tenth of a search that prunes:
+The driver's proposer (TPE), referee, ledger and all that listens to it, tenth by tenth of a search that prunes:
 
 {common.table(header, rows)}
 

@@ -227,7 +227,7 @@ def run_trials(
                 watching(console, run.state, num_epochs, prunes=bool(referee.epochs)) as watch,
                 closing(TensorBoardLog(run.folder)) as curves,
             ):
-                keeper = [] if retrainings else [_CheckpointKeeper(run.folder, mirror)]
+                keeper = [] if retrainings else [CheckpointKeeper(run.folder, mirror)]
                 run.listeners += [*keeper, watch, curves]
                 with suppress(KeyboardInterrupt):  # recorded as a pause, like one that Tune took notice of
                     proposer = retrainings or SearchProposer(run, spaces, file.search, students)
@@ -316,7 +316,7 @@ def name_trials(trials: list[TrialState]) -> str:
     return f"{len(trials)} (trial {names})" if len(trials) <= MOST_NAMED else str(len(trials))
 
 
-class _CheckpointKeeper:
+class CheckpointKeeper:
     """Listens to a run, and deletes the checkpoints of trials that ended outside their arm's and stratum's best few."""
 
     def __init__(self, folder: Path, mirror: Mirror | None) -> None:

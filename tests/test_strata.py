@@ -22,7 +22,7 @@ from kd_tune.export import export_best
 from kd_tune.ledger import KEPT_CHECKPOINTS, Run, checkpoints_of, read_events
 from kd_tune.ranges import Choice, FloatRange
 from kd_tune.results import read
-from kd_tune.search import Launch, _CheckpointKeeper, start
+from kd_tune.search import CheckpointKeeper, Launch, start
 from kd_tune.search_checks import check, students_by_size
 from kd_tune.search_file import load_search_file
 from kd_tune.searcher import RunSearcher, SearchProposer, strata_in_turn
@@ -212,7 +212,7 @@ def test_every_stratum_keeps_its_best_checkpoints_and_the_live_table_shows_each(
     run = Run.create(tmp_path / "run", "trial: {}\n", toy_manifest())
     output = io.StringIO()
     watch = Watch(Console(file=output, width=120), run.state, 1, prunes=True)
-    run.listeners += [_CheckpointKeeper(run.folder, None), watch]
+    run.listeners += [CheckpointKeeper(run.folder, None), watch]
     run.record(records.STARTED, quota={"distil": 14}, strata=(1000, 2000))
     for number in range(14):
         run.record(records.PROPOSED, trial=number, arm="distil", stratum=number % 2, draw={})
