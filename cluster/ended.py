@@ -1,11 +1,11 @@
-"""Whether a search has ended, from its ledger: `python cluster/ended.py RUN` exits with 0 only then."""
+"""Whether a search has ended, from its ledger: `python cluster/ended.py RUN` exits with 0 then, else with 5."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from kd_tune.errors import ConfigError
+from kd_tune.errors import ConfigError, ExitCode
 from kd_tune.ledger import read_events
 from kd_tune.records import FINISHED, STARTED
 
@@ -25,12 +25,11 @@ def main() -> int:
     run = Path(sys.argv[1])
     try:
         if has_ended(run):
-            return 0
+            return ExitCode.DONE
+        print(f"error: {run}: the ledger does not say that the search has ended", file=sys.stderr)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"error: {run}: the ledger does not say that the search has ended", file=sys.stderr)
-    return 1
+    return ExitCode.ENVIRONMENT
 
 
 if __name__ == "__main__":

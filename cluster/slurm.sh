@@ -16,6 +16,8 @@
 #SBATCH --output=kd_tune-%j.log
 set -euo pipefail
 umask 077
+began=$(date +%s.%N)
+readonly began # so that an earlier pause is not taken for this one
 
 # Edit these. All nodes see `project` (this checkout, with .venv) and `shared` (runs, caches) under the same names.
 project=$HOME/kd_tune
@@ -23,6 +25,7 @@ shared=$HOME/kd_tune_shared
 file=search_spaces/cifar10.yaml
 name=cifar10
 options=() # of run_search.py, such as (--data /shared/data); a run that is there goes on as it was begun
+# With --gpus-per-node, or they stand idle: options=(--set resources.gpus_per_trial=1)
 most_restarts=100
 
 readonly resumable=75 environment=5
@@ -72,7 +75,8 @@ srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpu-bind=none --no-kil
     --metrics-export-port=$((port + 7)) --dashboard-host=127.0.0.1 --dashboard-port=$((port + 8)) \
     --min-worker-port=0 --max-worker-port=0 \
     -- bash -c "$on_head" "$job" \
-    python run_search.py "$file" --runs "$shared/runs" --name "$name" --or-resume --address "$address" "${options[@]}" &
+    python run_search.py "$file" --runs "$shared/runs" --name "$name" --or-resume --address "$address" \
+    ${options[@]+"${options[@]}"} & # an empty array is unset to bash before 4.4
 readonly step=$!
 # A signal ends `wait` early.
 until wait "$step" || ! kill -0 "$step" 2>/dev/null; do :; done
@@ -84,6 +88,9 @@ fi
 code=$(<"$job/exit_code")
 if ((code == 0)); then
     python cluster/ended.py "$run"
+elif ((code == resumable)) && limit=$(python cluster/at_limit.py "$run" "$began"); then
+    echo "stopped by $limit, so the job is not requeued; go on with: sbatch cluster/slurm.sh" >&2
+    echo "(--max-device-hours counts all launches of a run: allow more in options first)" >&2
 elif ((code == resumable && ${SLURM_RESTART_COUNT:-0} >= most_restarts)); then
     echo "error: stopped, and restarted $most_restarts times already; see why above, then: sbatch cluster/slurm.sh" >&2
 elif ((code == resumable)); then

@@ -14,6 +14,7 @@ from kd_tune.errors import ConfigError
 from kd_tune.run_state import Event
 
 HOUR = 3600.0
+HOURS, DEVICE_HOURS = "--max-hours", "--max-device-hours"
 
 # Only these show that a launcher was there, and its trials with it, until they were recorded. Verdicts that a killed
 # launcher had no time for are recorded by the next one, which may come days later.
@@ -46,13 +47,18 @@ class Limits:
     device_hours: float | None = None
 
     def __post_init__(self) -> None:
-        given = (("--max-hours", self.hours), ("--max-device-hours", self.device_hours))
+        given = ((HOURS, self.hours), (DEVICE_HOURS, self.device_hours))
         wrong = [(name, hours) for name, hours in given if hours is not None and not 0 < hours < math.inf]
         if wrong:
             raise ConfigError([f"{name} {hours:g}: must be hours above 0, such as 0.5" for name, hours in wrong])
 
 
 NO_LIMITS = Limits()
+
+
+def is_own_limit(reached: str | None) -> bool:
+    """Whether what stopped a launch (`Allowance.reached`) is a limit that its user gave; a hindrance is none."""
+    return reached is not None and reached.partition(" ")[0] in (HOURS, DEVICE_HOURS)
 
 
 def devices_of_place(resources: ResourcesConfig) -> float:
@@ -144,9 +150,9 @@ class Allowance:
         if (hindrance := self._hindrance()) is not None:
             return hindrance
         if limits.hours is not None and time.monotonic() - self._began >= limits.hours * HOUR:
-            return f"--max-hours {limits.hours:g}"
+            return f"{HOURS} {limits.hours:g}"
         if limits.device_hours is not None and self._devices.hours() >= limits.device_hours:
-            return f"--max-device-hours {limits.device_hours:g}"
+            return f"{DEVICE_HOURS} {limits.device_hours:g}"
         return None
 
     def check_devices(self, run: Path) -> None:
@@ -154,6 +160,6 @@ class Allowance:
         allowed, used = self._limits.device_hours, self._devices.hours()
         if allowed is not None and used >= allowed:
             raise ConfigError(
-                f"--max-device-hours {allowed:g}: {run} has held devices for {used:.2f} hours in all its launches; "
+                f"{DEVICE_HOURS} {allowed:g}: {run} has held devices for {used:.2f} hours in all its launches; "
                 "allow more, or leave it out"
             )

@@ -52,6 +52,12 @@ from pathlib import Path
 from kd_tune.ledger import Run
 from tests.searches import toy_manifest
 
+PAUSES = {
+    "hours": "--max-hours 2",
+    "device_hours": "--max-device-hours 3",
+    "storage": "s3://bucket/runs/toy: HTTP status 503, for five minutes",
+    "signal": None,
+}
 notes, arguments = Path(os.environ["NOTES"]), sys.argv[1:]
 with (notes / "search").open("a") as file:
     print(*arguments, file=file)
@@ -61,6 +67,8 @@ end = ends.pop(0)
 
 folder = Path(*(arguments[arguments.index(option) + 1] for option in ("--runs", "--name")))
 assert "--or-resume" in arguments
+if end == "early":  # a signal while it prepares: nothing is recorded
+    sys.exit(75)
 run = Run(folder) if folder.exists() else Run.create(folder, "", toy_manifest())
 run.record("started", quota={"distil": 1})
 if end == "wait":
@@ -70,6 +78,9 @@ if end == "wait":
     signal.signal(signal.SIGTERM, stop)
     (notes / "waits").touch()
     time.sleep(60)
+if end in PAUSES:
+    run.record("paused", trials_left=1, limit=PAUSES[end])
+    sys.exit(75)
 if end == "0":
     run.record("finished", trials_left=0)
 sys.exit(0 if end == "silent" else int(end))
@@ -105,7 +116,7 @@ class Slurm:
         return subprocess.Popen(command, env=self.environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)
 
     def run(self, *ends: str) -> tuple[int, str]:
-        """One start of the job to its end; `ends`: how its searches end, an exit code, `silent` or `wait`."""
+        """One start of the job to its end; `ends`: how its searches end, an exit code, or a word of `SEARCH`."""
         (self.notes / "ends").write_text(" ".join(ends))
         job = self.start()
         output, _ = job.communicate(timeout=60)

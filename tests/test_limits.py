@@ -11,7 +11,7 @@ import pytest
 from kd_tune.config import ResourcesConfig, SchedulerConfig
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import Run, read_events
-from kd_tune.limits import Allowance, DeviceTime, Limits, device_time, devices_of_place
+from kd_tune.limits import Allowance, DeviceTime, Limits, device_time, devices_of_place, is_own_limit
 from kd_tune.run_state import Event
 from kd_tune.scheduler import Referee, replay_verdicts
 from tests.searches import toy_manifest
@@ -150,6 +150,13 @@ HELD_FOR_AN_HOUR = [at(0, "started", slots=1), proposed(0, 0), at(3600, "paused"
 def test_the_limit_that_is_reached_is_named(limits: Limits, seconds_ago: float, reached: str | None) -> None:
     devices = device_time(HELD_FOR_AN_HOUR, ONE_CORE)
     assert Allowance(limits, time.monotonic() - seconds_ago, devices).reached() == reached
+    assert is_own_limit(reached) == (reached is not None)
+
+
+def test_what_else_stops_a_search_is_no_limit_of_its_user() -> None:
+    allowance = Allowance(Limits(hours=1e-9), 0, DeviceTime(1), lambda: "s3://bucket/runs: HTTP status 503")
+    assert allowance.reached() == "s3://bucket/runs: HTTP status 503"
+    assert not is_own_limit(allowance.reached())
 
 
 def test_a_run_that_has_had_its_device_hours_is_not_started_again(tmp_path: Path) -> None:

@@ -89,6 +89,27 @@ def test_exit_code_75_requeues_the_job(slurm: Slurm) -> None:
     assert slurm.note("scontrol")[-1] == "requeue 1234"
 
 
+@pytest.mark.parametrize("limit", ["hours", "device_hours"])
+def test_a_search_that_stops_at_its_users_limit_is_not_requeued(slurm: Slurm, limit: str) -> None:
+    code, output = slurm.run(limit)
+    assert code == 75
+    assert f"stopped by --max-{limit.replace('_', '-')} " in output
+    assert "go on with: sbatch cluster/slurm.sh" in output
+    assert "requeue 1234" not in slurm.note("scontrol")
+
+
+@pytest.mark.parametrize("pause", ["storage", "signal"])
+def test_a_search_that_pauses_for_another_reason_is_requeued(slurm: Slurm, pause: str) -> None:
+    assert slurm.run(pause)[0] == 75
+    assert slurm.note("scontrol")[-1] == "requeue 1234"
+
+
+def test_a_limit_that_stopped_an_earlier_start_does_not_count(slurm: Slurm) -> None:
+    slurm.run("hours")
+    assert slurm.run("early")[0] == 75
+    assert slurm.note("scontrol")[-1] == "requeue 1234"
+
+
 @pytest.mark.parametrize("code", ["1", "2", "3"])
 def test_other_codes_end_the_job(slurm: Slurm, code: str) -> None:
     assert slurm.run(code)[0] == int(code)
@@ -127,7 +148,7 @@ def test_what_a_killed_start_left_does_not_count(slurm: Slurm) -> None:
 
 def test_exit_code_0_without_a_recorded_end_fails_the_job(slurm: Slurm) -> None:
     code, output = slurm.run("silent")
-    assert code == 1
+    assert code == 5
     assert "the ledger does not say that the search has ended" in output
 
 
