@@ -116,9 +116,23 @@ def test_head_and_workers_share_the_volume_that_holds_the_run() -> None:
 
 
 def test_the_entrypoint_names_files_that_the_image_has() -> None:
-    _, script, file, *_ = JOB["entrypoint"].split()
-    for path in map(Path, (script, file)):
-        assert (ROOT / path.relative_to("/opt/kd_tune")).exists()
+    named = [Path(word) for word in JOB["entrypoint"].split() if word.startswith("/opt/")]
+    assert [path.name for path in named] == ["ray_job.sh", "run_search.py", "cifar10.yaml"]
+    for path in (path.relative_to("/opt/kd_tune") for path in named):
+        assert (ROOT / path).exists()
+        assert {str(path), path.parts[0]} & copied()
+
+
+def test_the_entrypoint_looks_for_a_limit_in_the_run_that_it_starts() -> None:
+    words = JOB["entrypoint"].split()
+    run = Path(*(words[words.index(option) + 1] for option in ("--runs", "--name")))
+    assert words[2] == str(run)
+
+
+def test_workers_have_gpus_only_where_trials_use_them() -> None:
+    (container,) = WORKER["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert "--set resources.gpus_per_trial=1" in JOB["entrypoint"]
 
 
 def test_ray_up_is_what_rays_launcher_wants() -> None:
@@ -152,10 +166,18 @@ def test_the_image_is_pinned_and_not_roots() -> None:
     assert not re.search(r"^ARG|token|secret|password", DOCKERFILE, re.MULTILINE | re.IGNORECASE)
 
 
+def copied() -> set[str]:
+    """What the image has of this project."""
+    return {name for line in re.findall(r"^COPY (.+) \S+$", DOCKERFILE, re.MULTILINE) for name in line.split()}
+
+
+def test_the_image_writes_every_form_of_an_export() -> None:
+    assert '".[cluster,export]"' in DOCKERFILE
+
+
 def test_the_builder_gets_what_the_dockerfile_copies_and_nothing_else() -> None:
     first, *rest = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
     assert first == "*"
     allowed = {line[1:] for line in rest if line.startswith("!")}
-    copied = {name for line in re.findall(r"^COPY (.+) \S+$", DOCKERFILE, re.MULTILINE) for name in line.split()}
-    assert copied == allowed
-    assert all((ROOT / name).exists() for name in copied)
+    assert copied() == allowed
+    assert all((ROOT / name).exists() for name in allowed)
