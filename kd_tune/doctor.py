@@ -135,7 +135,7 @@ def check_nodes(folders: Sequence[Folder], parcels: Sequence[Parcel] = (), stora
         return Node(
             tuple(folders),
             starts_ray=False,
-            is_head="node:__internal_head__" in node["Resources"],
+            is_head=nodes.is_head(node),
             versions=versions(),
             storage=storage,
             parcels=tuple(parcels),

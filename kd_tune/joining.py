@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +16,15 @@ from kd_tune.errors import ConfigError
 from kd_tune.findings import Finding, Verdict
 from kd_tune.node_checks import check_folders
 from kd_tune.node_files import Parcel, check_parcels
+from kd_tune.ray_checks import check_token_there
 from kd_tune.storage import Storage
 
 
 @contextmanager
 def joined(address: str | None, run: Path, storage: Storage | None, resources: ResourcesConfig) -> Iterator[None]:
     """The cluster of `--address`, or one that this process has joined already.
+
+    A cluster of `--address` that strangers can run code on is used all the same, with a warning.
 
     Args:
         address: None: Ray is started on this machine alone, when all is prepared.
@@ -36,6 +40,8 @@ def joined(address: str | None, run: Path, storage: Storage | None, resources: R
         yield
         return
     with cluster.connected(address):
+        if address is not None:
+            _warn(nodes.ask(filter(nodes.is_head, nodes.alive()), check_token_there, lambda node: None))
         cluster.num_slots(resources)
         written = [run] if storage is None else [storage.folder] if storage.folder is not None else []
         with nodes.marked([nodes.as_it_is("runs", folder) for folder in written]) as folders:
@@ -51,6 +57,13 @@ def check_files(parcels: Sequence[Parcel], resources: ResourcesConfig) -> None:
 
 def _others_with_places(resources: ResourcesConfig) -> list[dict[str, Any]]:
     return [node for node in nodes.others() if cluster.slots_of(node["Resources"], resources)]
+
+
+def _warn(found: Iterable[Finding]) -> None:
+    for finding in found:
+        if finding.verdict is not Verdict.PASS:
+            what = f"node {finding.node}: {finding.check}: {finding.found}; {finding.mend}"
+            print(f"warning: {what}", file=sys.stderr)
 
 
 def _refuse(found: Iterable[Finding]) -> None:

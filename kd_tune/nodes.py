@@ -24,6 +24,11 @@ def alive() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
+def is_head(node: Mapping[str, Any]) -> bool:
+    """Whether a cluster was begun on this node."""
+    return "node:__internal_head__" in node["Resources"]
+
+
 def others() -> list[dict[str, Any]]:
     """Those that are not this process's own."""
     here = ray.get_runtime_context().get_node_id()

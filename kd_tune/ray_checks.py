@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,11 @@ def check_token(environ: Mapping[str, str], starts_ray: bool) -> Finding:
         found = f"{path} has mode {mode_bits:04o}: others can read it, and then run code as you"
         return failed("token", found, f"chmod 600 {path}")
     return passed("token", f"on; {path}, mode {mode_bits:04o}")
+
+
+def check_token_there(request: object) -> list[Finding]:
+    """`check_token` where a cluster's Ray runs, whose environment says what that Ray asks for; asked with anything."""
+    return [check_token(os.environ, starts_ray=False)]
 
 
 def _without_token(mode: str, starts_ray: bool) -> Finding:
