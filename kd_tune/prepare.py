@@ -57,7 +57,7 @@ def prepare(
     """Every teacher that a trial may name: found or trained, and asked about the views that the trial wants.
 
     Returns:
-        By `config.branch_name` of the teacher's section; empty without a teacher.
+        By `ranges.branch_name` of the teacher's section; empty without a teacher.
 
     Raises:
         ConfigError: a teacher or a bank does not fit, or is damaged.

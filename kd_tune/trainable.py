@@ -41,7 +41,7 @@ class RunContext:
         seed: the search's.
         folder: the run's.
         source: where the data lie; None: the usual place.
-        teachers: where each teacher's answers are, by `config.branch_name` of its section.
+        teachers: where each teacher's answers are, by `ranges.branch_name` of its section.
         checkpoint_epochs: the first epoch, so that no trial starts twice; rungs; the last epoch.
         threads: of a trial on a CPU.
         epoch_seconds: an epoch that takes longer ends its process.
