@@ -20,8 +20,9 @@ search: install
 study: install
 	$(BIN)/python benchmarks/seed_study.py
 
+# Two processes, whatever the machine: tests that start searches of their own take two cores each.
 test: install
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not slow"
 
 test-all: install
 	$(BIN)/python -m pytest
