@@ -27,9 +27,9 @@ from typing import Any
 import common
 
 from kd_tune.ledger import read_events, replay
+from kd_tune.progress import short
 from kd_tune.records import METRIC
 from kd_tune.run_state import RunState, TrialState, ranked
-from kd_tune.watch import short
 
 ALONE, AGAIN, STACKED = "one by one", "one by one again", "in stacks, killed and resumed"
 

@@ -34,6 +34,7 @@ import on_ray
 from rich.console import Console
 
 from kd_tune import records
+from kd_tune.glance import Course
 from kd_tune.ledger import Run
 from kd_tune.limits import device_time
 from kd_tune.manifest import Fingerprints, Manifest, TeacherFacts, hardware, versions
@@ -205,7 +206,7 @@ def drive(folder: Path, file: SearchFile, arguments: argparse.Namespace) -> Iter
         run.listeners += [
             device_time([], file.resources),
             CheckpointKeeper(folder, None),
-            Watch(quiet, run.state, arguments.epochs, prunes=True),
+            Watch(quiet, run.state, Course(arguments.epochs, tuple(referee.epochs))),
             curves,
         ]
         for tenth in range(10):

@@ -23,9 +23,9 @@ from rich.console import Console
 from kd_tune import curve_table, search_quality
 from kd_tune.config import SearchConfig
 from kd_tune.curve_table import CurveTable
+from kd_tune.progress import progress
 from kd_tune.replay import Clock, Trace
 from kd_tune.search_quality import SHARES
-from kd_tune.watch import progress
 
 TRIALS, WORKERS = 64, 8
 FINALISTS = 8

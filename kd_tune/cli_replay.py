@@ -90,8 +90,8 @@ def replay(
 ) -> None:
     """Replay whole searches over recorded curves: this file's search settings beside random search and Ray's own."""
     from kd_tune import curve_table, search_quality
+    from kd_tune.progress import progress
     from kd_tune.replay import Clock
-    from kd_tune.watch import progress
 
     console = make_console()
     recorded = curve_table.read(table)

@@ -36,6 +36,7 @@ from kd_tune.manifest import hardware, versions
 from kd_tune.mirror import Mirror, mirrored, storage_of
 from kd_tune.opening import checkpoint_of, open_test_set
 from kd_tune.paths import read_record, write_json, written_whole
+from kd_tune.progress import counted
 from kd_tune.records import derive_seed
 from kd_tune.retraining import RetrainingProposer, in_words, trainings_by_arm
 from kd_tune.run_setup import Found, find_again
@@ -45,7 +46,6 @@ from kd_tune.search_checks import check, resolved
 from kd_tune.search_file import SearchFile, load_search_file
 from kd_tune.selection import Selection, leading_arm
 from kd_tune.strict_yaml import dump_yaml
-from kd_tune.watch import counted
 
 STORAGE_ADVICE = "when the storage is back, the same command goes on, without --again"
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from kd_tune.ledger import PLAN
 from kd_tune.paths import Record, read_record
-from kd_tune.watch import short
+from kd_tune.progress import short
 
 FIGURES = "confirmation.json"
 ANSWERS = "test_answers.npz"

@@ -9,8 +9,8 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from kd_tune.progress import short
 from kd_tune.records import METRIC
-from kd_tune.watch import short
 
 PERCENT = {METRIC, "of_full", "importance", "teacher_accuracy", "saved", "share"}
 COUNTS = {

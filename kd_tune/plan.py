@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from kd_tune.fills import Fill
 from kd_tune.limits import HOUR, Limits
 from kd_tune.plan_figures import Group, Plan
-from kd_tune.watch import counted, duration
+from kd_tune.progress import counted, duration
 
 
 def lines(plan: Plan, limits: Limits) -> Iterator[str]:

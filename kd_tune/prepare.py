@@ -24,6 +24,7 @@ from kd_tune.errors import ConfigError
 from kd_tune.manifest import TeacherFacts
 from kd_tune.models import StartsFromImages
 from kd_tune.models.cost import multiply_adds
+from kd_tune.progress import duration, progress
 from kd_tune.ranges import branch_name
 from kd_tune.records import TeacherPlace, derive_seed
 from kd_tune.teacher import Teacher, evaluation_batch
@@ -31,7 +32,6 @@ from kd_tune.teacher_diagnosis import chance_of
 from kd_tune.teacher_import import import_teacher
 from kd_tune.teacher_training import recipe, train_teacher
 from kd_tune.trial_data import TrialData, best_device
-from kd_tune.watch import duration, progress
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from kd_tune.analysis import Finding
 from kd_tune.confirmation import Confirmation
 from kd_tune.ledger import SEARCH_FILE
 from kd_tune.paths import written_whole
+from kd_tune.progress import counted, duration, short
 from kd_tune.records import ARMS, METRIC
 from kd_tune.results import RunTables
 from kd_tune.run_state import RunState
-from kd_tune.watch import counted, duration, short
 
 TOP = 5
 MOST_SIZES = 12  # of students, that a table has a row each for

@@ -19,6 +19,7 @@ from kd_tune import cluster, records, soft_targets, teacher, user_code
 from kd_tune.catalog import load_dataset
 from kd_tune.data import files_of, resolve_source
 from kd_tune.errors import ConfigError
+from kd_tune.glance import Course
 from kd_tune.joining import check_files, joined
 from kd_tune.ledger import (
     KEPT_CHECKPOINTS,
@@ -224,7 +225,7 @@ def run_trials(
             how = f"{room.places}; {stacks_in_words(room.stack, file, spaces)}"
             _announce(run, file, referee, how, console)
             with (
-                watching(console, run.state, num_epochs, prunes=bool(referee.epochs)) as watch,
+                watching(console, run.state, Course(num_epochs, tuple(referee.epochs))) as watch,
                 closing(TensorBoardLog(run.folder)) as curves,
             ):
                 keeper = [] if retrainings else [CheckpointKeeper(run.folder, mirror)]

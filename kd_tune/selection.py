@@ -8,11 +8,11 @@ from typing import Any
 
 from kd_tune.catalog import canonical_draw
 from kd_tune.errors import ConfigError
+from kd_tune.progress import short
 from kd_tune.ranges import Choice, FloatRange
 from kd_tune.records import DISTIL
 from kd_tune.run_state import TrialState
 from kd_tune.space import Space
-from kd_tune.watch import short
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from scipy.optimize import linear_sum_assignment
 from kd_tune.data import Dataset
 from kd_tune.models.published import MEAN, OLDER_VGG_STD, STD
 from kd_tune.models.variants import VARIANTS, Variant
+from kd_tune.progress import progress
 from kd_tune.teacher import Normalisation, Teacher, predict
-from kd_tune.watch import progress
 
 TRIED_ON = 500  # validation images: a gain of 3 to 4 points is told from chance, in a minute for most networks
 MIN_GAIN = 0.02  # below it, a cause is no explanation

@@ -22,12 +22,12 @@ from kd_tune.errors import ConfigError
 from kd_tune.manifest import hardware, versions
 from kd_tune.models import TEACHERS
 from kd_tune.models.published import OLDER_VGG_STD, PUBLISHED, Published
+from kd_tune.progress import progress
 from kd_tune.search_file import known_names
 from kd_tune.teacher import InputShape, Normalisation, Teacher, TeacherRecord
 from kd_tune.teacher_diagnosis import BATCH, chance_of, diagnose
 from kd_tune.trial_data import best_device
 from kd_tune.user_code import is_reference
-from kd_tune.watch import progress
 from kd_tune.weights_file import read_state_dict
 
 # Points of accuracy below the published figure that are still believed. A published figure has a standard error of 0.25

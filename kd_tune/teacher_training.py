@@ -25,13 +25,13 @@ from kd_tune.manifest import hardware, versions
 from kd_tune.models import TEACHERS
 from kd_tune.models.cost import multiply_adds
 from kd_tune.paths import exclusive, read_json, write_json
+from kd_tune.progress import duration, progress
 from kd_tune.records import Assignment, EpochRow, finite_or_none
 from kd_tune.search_file import Source, known_names, override, parse_search_file
 from kd_tune.space import Space
 from kd_tune.teacher import Teacher
 from kd_tune.trial_data import best_device
 from kd_tune.user_code import is_reference
-from kd_tune.watch import duration, progress
 
 TEACHER_SEED = 0
 LOG = "epochs.json"

@@ -13,6 +13,7 @@ from ray.tune.search import Searcher
 from rich.console import Console
 
 from kd_tune.config import SamplerConfig, SchedulerConfig, SearchConfig
+from kd_tune.glance import Course
 from kd_tune.ledger import Run, replay
 from kd_tune.proposals import SAMPLERS
 from kd_tune.ranges import Choice, FloatRange
@@ -115,7 +116,7 @@ def test_trials_are_proposed_while_there_is_room(run: Run) -> None:
 def test_a_watcher_is_told_that_an_arm_has_ended(run: Run, terminal: bool) -> None:
     written = io.StringIO()
     run.listeners.append(
-        Watch(Console(file=written, width=200, force_terminal=terminal, highlight=False), run.state, 9, prunes=True)
+        Watch(Console(file=written, width=200, force_terminal=terminal, highlight=False), run.state, Course(9, (3,)))
     )
     suggestions(run, SearchConfig())
     assert "distil ends with 3 trials: its space holds no draw that was not tried" in written.getvalue()

@@ -19,6 +19,7 @@ from kd_tune.data import Dataset
 from kd_tune.engine import count_parameters
 from kd_tune.errors import ConfigError
 from kd_tune.export import export_best
+from kd_tune.glance import Course
 from kd_tune.ledger import KEPT_CHECKPOINTS, Run, checkpoints_of, read_events
 from kd_tune.ranges import Choice, FloatRange
 from kd_tune.results import read
@@ -211,7 +212,7 @@ def test_a_search_for_the_best_counts_no_students(tmp_path: Path, toy_dataset: D
 def test_every_stratum_keeps_its_best_checkpoints_and_the_live_table_shows_each(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", "trial: {}\n", toy_manifest())
     output = io.StringIO()
-    watch = Watch(Console(file=output, width=120), run.state, 1, prunes=True)
+    watch = Watch(Console(file=output, width=120), run.state, Course(1, (1,)))
     run.listeners += [CheckpointKeeper(run.folder, None), watch]
     run.record(records.STARTED, quota={"distil": 14}, strata=(1000, 2000))
     for number in range(14):
@@ -223,7 +224,7 @@ def test_every_stratum_keeps_its_best_checkpoints_and_the_live_table_shows_each(
     run.close()
     kept = {int(path.name) for path in (run.folder / "checkpoints").iterdir()}
     assert kept == set(range(14 - 2 * KEPT_CHECKPOINTS, 14))
-    Console(file=output, width=120).print(watch.render())
+    Console(file=output, width=120).print(watch.glance())
     assert "the best of distil at its size so far" in output.getvalue()
     table = output.getvalue().splitlines()
     assert any(line.startswith("distil up to 1,000") and "7/7" in line and "12.00%" in line for line in table)

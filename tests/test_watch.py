@@ -13,11 +13,12 @@ from rich.console import Console
 
 from kd_tune import records
 from kd_tune.config import SchedulerConfig
+from kd_tune.glance import Course, epochs_left
 from kd_tune.ledger import Run, read_events
 from kd_tune.records import EpochRow
 from kd_tune.run_state import RunState, TrialState
 from kd_tune.scheduler import Referee, RunScheduler
-from kd_tune.watch import Watch, epochs_left
+from kd_tune.watch import Watch
 from tests.searches import toy_manifest
 
 
@@ -37,12 +38,12 @@ def test_the_epochs_that_are_left_follow_from_the_trials_that_ended(
     trials = [TrialState(0, "distil", {}, rows={epoch: {}}, end="pruned") for epoch in ended]
     trials += [TrialState(0, "distil", {}, rows={epoch: {}}) for epoch in running]
     state = RunState(dict(enumerate(trials)), {"distil": 10})
-    assert epochs_left(state, 90, prunes=True) == expected
+    assert epochs_left(state, Course(90, (3,))) == expected
 
 
 def test_where_nothing_is_pruned_a_trial_is_trained_to_the_end() -> None:
     state = RunState({0: TrialState(0, "distil", {}, rows={30: {}})}, {"distil": 10})
-    assert epochs_left(state, 90, prunes=False) == 60 + 9 * 90
+    assert epochs_left(state, Course(90)) == 60 + 9 * 90
 
 
 def test_what_a_host_says_is_recorded_beside_its_row_and_shown(tmp_path: Path) -> None:
@@ -50,7 +51,7 @@ def test_what_a_host_says_is_recorded_beside_its_row_and_shown(tmp_path: Path) -
     run.record(records.STARTED, quota={"distil": 1})
     run.record(records.PROPOSED, trial=0, arm="distil", draw={})
     console = Console(file=io.StringIO(), width=200)
-    run.listeners.append(Watch(console, run.state, 9, prunes=False))
+    run.listeners.append(Watch(console, run.state, Course(9)))
     row = EpochRow(1, *([0.5] * 8), 1.0, 9.0, 10, 10, note="3 students do not fit")
     scheduler = RunScheduler(run, Referee(SchedulerConfig(), 9))
     scheduler.on_trial_result(None, cast(Trial, SimpleNamespace(config={"number": 0})), row.to_metrics())
