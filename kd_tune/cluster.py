@@ -45,6 +45,7 @@ from kd_tune.config import ResourcesConfig
 from kd_tune.errors import ConfigError, EnvironmentProblem
 from kd_tune.ledger import Run
 from kd_tune.limits import Allowance
+from kd_tune.node_checks import num_cores
 from kd_tune.records import METRIC
 from kd_tune.scheduler import RunScheduler
 from kd_tune.search_file import SearchFile
@@ -341,7 +342,7 @@ def slots_here(resources: ResourcesConfig) -> int:
 def _this_machine() -> dict[str, float]:
     import torch
 
-    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+    return {"CPU": float(num_cores()), "GPU": float(torch.cuda.device_count())}
 
 
 def _too_small(resources: ResourcesConfig, there: Mapping[str, float]) -> ConfigError:

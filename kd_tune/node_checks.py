@@ -1,6 +1,6 @@
 """Whether one machine is fit for trials: checks that run here, or as a task on every node of a cluster.
 
-Loads no Ray, and torch only to count GPUs.
+Loads Ray only to count cores, and torch to count GPUs.
 """
 
 from __future__ import annotations
@@ -100,12 +100,19 @@ def check_same_versions(expected: Mapping[str, str | None], found: Mapping[str, 
     return passed("versions", "as where the search is started")
 
 
+def num_cores() -> int:
+    """Cores that Ray would take for this machine's: within a container, those that it may use."""
+    from ray._private.utils import get_num_cpus
+
+    return int(get_num_cpus(override_docker_cpu_warning=True))
+
+
 def check_devices() -> Finding:
     """Cores, and the GPUs that torch sees; a GPU that it does not see should not go unnoticed."""
     import torch
 
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    found = f"{os.cpu_count()} CPU cores; GPUs: {', '.join(gpus) or 'none'}"
+    found = f"{num_cores()} CPU cores; GPUs: {', '.join(gpus) or 'none'}"
     if not gpus and NVIDIA.exists() and "CUDA_VISIBLE_DEVICES" not in os.environ:
         mend = f"torch {torch.__version__} wants a newer driver, or is a build without CUDA: see pytorch.org"
         return warned("devices", f"{found}, though NVIDIA's driver is loaded", mend)
@@ -130,7 +137,7 @@ def check_memory(available: int | None) -> Finding:
     """Whether the trials that fill all cores fit into memory."""
     if available is None:
         return warned("memory", "this system does not say what is free", "see that 1 GB a core is")
-    found, cores = f"{available / GB:.1f} GB free", os.cpu_count() or 1
+    found, cores = f"{available / GB:.1f} GB free", num_cores()
     if available < LEAST_MEMORY:
         return failed("memory", found, f"free {LEAST_MEMORY / GB:.0f} GB: Ray ends trials where memory runs out")
     if available < cores * MEMORY_A_CORE:

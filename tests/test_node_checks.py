@@ -9,9 +9,12 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+import ray._private.utils
 import torch
 
 from kd_tune import node_checks
+from kd_tune.cluster import slots_here
+from kd_tune.config import ResourcesConfig
 from kd_tune.findings import Verdict
 from kd_tune.manifest import versions
 from kd_tune.node_checks import (
@@ -27,6 +30,7 @@ from kd_tune.node_checks import (
     check_same_versions,
     check_shared_memory,
     check_storage,
+    num_cores,
     shared_memory,
 )
 from tests.object_store import Gate
@@ -53,7 +57,15 @@ def test_gpus_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
     finding = check_devices()
     assert finding.verdict is PASS
-    assert finding.found == f"{os.cpu_count()} CPU cores; GPUs: GPU 0, GPU 1"
+    assert finding.found == f"{num_cores()} CPU cores; GPUs: GPU 0, GPU 1"
+
+
+def test_cores_are_those_that_ray_would_take_within_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(ray._private.utils, "_get_docker_cpus", lambda: 2.0)
+    assert check_devices().found.startswith("2 CPU cores")
+    assert check_memory(8 * GB).verdict is PASS
+    assert slots_here(ResourcesConfig()) == 2
 
 
 @pytest.mark.parametrize(("driver", "hidden", "verdict"), [(0, 0, PASS), (1, 0, WARN), (1, 1, PASS)])
@@ -91,7 +103,7 @@ def test_a_system_that_does_not_say_its_memory_is_no_failure(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("available", "verdict"), [(1.9, FAIL), (3.9, WARN), (4.0, PASS)])
 def test_memory_must_do_for_all_cores(monkeypatch: pytest.MonkeyPatch, available: float, verdict: Verdict) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(node_checks, "num_cores", lambda: 4)
     assert check_memory(int(available * GB)).verdict is verdict
 
 
