@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -58,6 +59,7 @@ for module in (actor_manager, tune_controller):
     vars(module)["RayActorError"] = (RayActorError, OutOfMemoryError)
 
 CLIENT_MEMORY = 200e6  # bytes of a trial that only reports
+REACH_SECONDS = 5.0  # in which a cluster's machine must answer; Ray itself goes on trying for minutes
 COUNT_SECONDS = 2.0  # between two looks at the cluster's nodes; one takes milliseconds
 
 
@@ -117,6 +119,7 @@ def connected(address: str | None) -> Iterator[None]:
             if address is None:
                 start_here(**options)
             else:
+                _reach(address)
                 package = str(Path(__file__).resolve().parent)
                 ray.init(address=address, runtime_env={"py_modules": [package, *user_code.sent_along()]}, **options)
     except Exception as error:  # Ray raises a plain Exception where a start-up takes too long
@@ -127,6 +130,14 @@ def connected(address: str | None) -> Iterator[None]:
     finally:
         with signals.kept():
             ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raises OSError if nobody listens at `HOST:PORT` or `ray://HOST:PORT`; of other addresses Ray knows more."""
+    scheme, _, place = address.rpartition("://")
+    host, _, port = place.rpartition(":")
+    if scheme in ("", "ray") and host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
 
 
 def start_here(**options: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +19,9 @@ from ray.exceptions import RayTaskError
 from ray.tune.error import TuneError
 
 from kd_tune.cluster import connected, start_here
+from kd_tune.doctor import check_cluster
 from kd_tune.errors import ConfigError, EnvironmentProblem
+from kd_tune.findings import Verdict
 from kd_tune.ledger import Run
 from kd_tune.limits import NO_LIMITS, Allowance, DeviceTime
 from kd_tune.tune_callbacks import FailureRecorder, LaunchStopper, Losses, environment_behind
@@ -27,7 +30,7 @@ from tests.searches import toy_manifest
 
 @pytest.mark.parametrize(
     ("address", "message"),
-    [(None, "Ray cannot be started here: "), ("10.0.0.1:6379", "--address 10.0.0.1:6379: no Ray cluster there: ")],
+    [(None, "Ray cannot be started here: "), ("auto", "--address auto: no Ray cluster there: ")],
 )
 @pytest.mark.parametrize("kind", [Exception, OSError, RuntimeError])
 def test_ray_that_does_not_start_is_a_config_error(
@@ -49,6 +52,35 @@ def test_ray_that_does_not_start_is_a_config_error(
         pass
     assert str(caught.value) == f"{message}The current node timed out during startup."
     assert caught.value.__cause__ is cause
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port of 127.0.0.1 that nobody listens on, and nobody else gets meanwhile."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
+def test_a_cluster_that_is_not_there_is_said_at_once(
+    form: str, closed_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was asked, which goes on trying for minutes"))
+    address = form.format(closed_port)
+    with pytest.raises(EnvironmentProblem, match=rf"--address {address}: no Ray cluster there: .*refused"):
+        connected(address).__enter__()
+    (finding,) = check_cluster(address, [], None)
+    assert finding.verdict is Verdict.FAIL
+    assert f"--address {address}: no Ray cluster there: " in finding.found
+
+
+@pytest.mark.parametrize("address", ["auto", "local", "127.0.0.1", "[::1]", ":6379", "other://127.0.0.1:1"])
+def test_what_names_no_host_and_port_is_left_to_ray(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(ray, "init", lambda address, **_: asked.append(address))
+    with connected(address):
+        assert asked == [address]
 
 
 def test_what_keeps_ray_on_loopback_is_undone_when_it_has_started_or_failed(
