@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from kd_tune import advice
 from kd_tune.cli_doctor import doctor
 from kd_tune.cli_plan import plan
 from kd_tune.cli_replay import record, replay
@@ -116,7 +117,8 @@ def search(
         check_resumed_alone(with_it, file, name, overrides, num_trials, warm_start, storage, or_resume)
         with stoppable("nothing was begun; the same command begins again"):
             folder = _folder_of(resume, runs, console)
-        with stoppable(f"go on with: {_interpreter()} run_search.py --resume {folder}"):
+        again = advice.search_again(folder, data, address)
+        with stoppable(f"go on with: {again}"):
             state = searching.resume(folder, launch, console)
     else:
         if extend:
@@ -125,15 +127,15 @@ def search(
         if file is None and not path.exists():
             raise ConfigError("name a search file: kd-tune search FILE.yaml")
         folder = run_folder(runs, name, path)
-        advice = f"go on with --resume {folder} if there is such a run by now, or else with the same command"
-        with stoppable(advice):
+        again = advice.search_again(folder, data, address)
+        with stoppable(f"if {folder} is there by now, go on with: {again}; if not, with the same command"):
             if or_resume and _is_there(folder, name, storage, console):
                 state = searching.resume(folder, replace(launch, patience=TAKEOVER_SECONDS), console)
             else:
                 state = searching.start(load_search_file(path, overrides or [], num_trials), folder, launch, console)
-    with stoppable(f"the search itself has ended; {_interpreter()} analyze.py {folder} writes its report"):
-        code = _conclude(folder, state, console)
-        _copy(folder, console)
+    with stoppable(f"the search itself has ended; its report is written by: {_analyze_again(folder)}"):
+        code = _conclude(folder, state, again, console)
+        _copy(folder, again, console)
     raise typer.Exit(code)
 
 
@@ -208,15 +210,15 @@ def confirm(
     launch = Launch(data, address, Limits(max_hours, max_device_hours))
     all_students = None if students is None else students is Students.ALL
     request = confirming.Request(top, seeds, all_students, by, parse_values(where or []), again)
-    advice = "the same command goes on, without --again"
-    with stoppable(advice):
+    go_on = "the same command goes on, without --again"
+    with stoppable(go_on):
         result = confirming.confirm(run, request, launch, console)
     if result is None:
-        console.print(f"stopped before the test set was opened; {advice}")
+        console.print(f"stopped before the test set was opened; {go_on}")
         raise typer.Exit(ExitCode.RESUMABLE)
-    with stoppable(f"the confirmation itself has ended; {_interpreter()} analyze.py {run} writes its report"):
+    with stoppable(f"the confirmation itself has ended; its report is written by: {_analyze_again(run)}"):
         console.print(f"report: {report.write(run, console)}")
-        _copy(run, console)
+        _copy(run, advice.search_again(run, data, address), console)
 
 
 @data_app.command()
@@ -285,12 +287,6 @@ def _end_with(error: ConfigError) -> NoReturn:
     sys.exit(error.code)
 
 
-def _interpreter() -> str:
-    """This Python as a person would type it from here."""
-    path = Path(sys.executable)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else "python"
-
-
 def search_main() -> Any:
     """The door of `run_search.py`."""
     return main(sys.argv[1:], "search", "run_search.py")
@@ -302,8 +298,19 @@ def analyze_main() -> Any:
     return main(sys.argv[1:], "analyze", "analyze.py")
 
 
-def _conclude(folder: Path, state: RunState, console: Console) -> ExitCode:
-    """Says how a search ended, and writes report and export if there is anything to write."""
+def _analyze_again(folder: Path) -> str:
+    return advice.command(advice.interpreter(), "analyze.py", folder)
+
+
+def _conclude(folder: Path, state: RunState, again: str, console: Console) -> ExitCode:
+    """Says how a search ended, and writes report and export if there is anything to write.
+
+    Args:
+        folder: of its run.
+        state: that it ended in.
+        again: the command that goes on with it.
+        console: is told.
+    """
     from kd_tune import report
 
     unfinished = state.num_left()
@@ -314,8 +321,7 @@ def _conclude(folder: Path, state: RunState, console: Console) -> ExitCode:
         if not unfinished:
             _export(folder, folder / "export", 1, console, replace=True)
     if unfinished:
-        console.print(f"stopped; {unfinished} trials are left; go on with:")
-        console.print(f"  {_interpreter()} run_search.py --resume {folder}")
+        console.print(f"stopped; {unfinished} trials are left; go on with:\n  {again}")
         return ExitCode.RESUMABLE
     if not usable:
         print(f"error: no trial of {folder} gave a figure; its ledger says why", file=sys.stderr)
@@ -351,11 +357,17 @@ def _is_there(folder: Path, name: str | None, storage: str | None, console: Cons
     return copied is not None
 
 
-def _copy(folder: Path, console: Console) -> None:
-    """Brings the copy in a run's storage, if it has one, up to what was written since the run was let go."""
+def _copy(folder: Path, again: str, console: Console) -> None:
+    """Brings the copy in a run's storage, if it has one, up to what was written since the run was let go.
+
+    Args:
+        folder: of the run.
+        again: a command that copies what could not be copied now.
+        console: is told if this takes time.
+    """
     from kd_tune.mirror import mirrored
 
-    with mirrored(folder, console, f"{_interpreter()} run_search.py --resume {folder} copies the rest"):
+    with mirrored(folder, console, f"the rest is copied by: {again}"):
         return
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kd_tune import advice
 from kd_tune.errors import ConfigError, ExitCode
 from kd_tune.terminal import (
     AddressOption,
@@ -63,15 +64,15 @@ def record(
     else:
         raise ConfigError("name a search file to record, or a recording to go on with (--resume RUN)")
     recording.check_target(out)
-    advice = f"kd-tune record --resume {folder} --out {out}"
-    with stoppable(f"go on with: {advice}"):
+    again = advice.command("kd-tune", "record", "--resume", folder, "--out", out, data=data, address=address)
+    with stoppable(f"go on with: {again}"):
         if file is None:
             state = recording.resume(folder, launch, console)
         else:
             state = recording.record(load_search_file(file, overrides or [], num_trials), folder, launch, console)
     left = state.num_left()
     if left:
-        console.print(f"stopped; {left} configurations are left; go on with:\n  {advice}")
+        console.print(f"stopped; {left} configurations are left; go on with:\n  {again}")
         raise typer.Exit(ExitCode.RESUMABLE)
     console.print(f"table: {recording.write_table(folder, out)}")
     raise typer.Exit(ExitCode.DONE)

@@ -24,6 +24,7 @@ from typing import Any
 from rich.console import Console
 
 from kd_tune import candidates, confirmation, records
+from kd_tune.advice import search_again
 from kd_tune.config import ArmConfig, SamplerConfig, SchedulerConfig, SearchConfig
 from kd_tune.confirm_figures import Chosen, collect, common_teacher, make_figures
 from kd_tune.confirmation import Confirmation, Plan
@@ -112,7 +113,7 @@ def confirm(folder: Path, request: Request, launch: Launch, console: Console) ->
         number = confirmation_number(folder, run.state.test_openings, request.again)
         place = confirmation.folder_of(folder, number)
         if not (place / PLAN).exists():
-            _check_ended(run)
+            _check_ended(run, launch)
         file = load_search_file(folder / SEARCH_FILE)
         request.selection(file.search.goal).check(check(file))  # before a teacher is looked for, or trained
         stack.enter_context(joined(launch.address, folder, storage_of(folder), file.resources))
@@ -210,13 +211,11 @@ def retraining_file(file: SearchFile, plan: Plan) -> SearchFile:
     return replace(file, search=search)
 
 
-def _check_ended(run: Run) -> None:
+def _check_ended(run: Run, launch: Launch) -> None:
     left = run.state.num_left()
     if left:
-        raise ConfigError(
-            f"{run.folder}: the search has not ended, {left} trials are left; finish it first: "
-            f"run_search.py --resume {run.folder}"
-        )
+        again = search_again(run.folder, launch.source, launch.address)
+        raise ConfigError(f"{run.folder}: the search has not ended, {left} trials are left; finish it first: {again}")
     if not any(trial.usable for trial in run.state.trials.values()):
         raise NothingUsable(f"{run.folder}: no trial gave a figure, so there is nothing to confirm")
 

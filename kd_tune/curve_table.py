@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kd_tune.advice import command
 from kd_tune.errors import ConfigError
 from kd_tune.paths import Record, read_record, write_json, written_whole
 from kd_tune.records import DISTIL
@@ -110,7 +111,8 @@ def from_run(tables: RunTables) -> CurveTable:
     """
     check_recording(tables)
     if tables.state.num_left():
-        raise ConfigError(f"{tables.folder}: not finished; go on with `kd-tune record --resume {tables.folder}`")
+        again = command("kd-tune", "record", "--resume", tables.folder)
+        raise ConfigError(f"{tables.folder}: not finished; go on with `{again} --out NAME.parquet`")
     trials = [trial for trial in tables.state.trials.values() if trial.end in ("completed", "diverged")]
     rows = [
         {"config": index, "epoch": epoch}

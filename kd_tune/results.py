@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kd_tune.advice import search_again
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import SEARCH_FILE, no_run, refuse_confirmation, replay
 from kd_tune.manifest import MANIFEST, Manifest
@@ -64,7 +65,7 @@ def read(folder: Path) -> RunTables:
     refuse_confirmation(folder, "what it found stands in the report of its search:")
     state = replay(folder)
     if not state.quota:
-        raise ConfigError(f"{folder}: nothing has begun here; go on with run_search.py --resume {folder}")
+        raise ConfigError(f"{folder}: nothing has begun here; go on with: {search_again(folder)}")
     file = load_search_file(folder / SEARCH_FILE)
     return RunTables(folder, file, read_record(folder / MANIFEST, Manifest), state, _trials(state), _history(state))
 

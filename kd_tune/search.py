@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from kd_tune import cluster, records, soft_targets, teacher, user_code
+from kd_tune.advice import search_again
 from kd_tune.catalog import load_dataset
 from kd_tune.data import files_of, resolve_source
 from kd_tune.errors import ConfigError
@@ -107,6 +108,7 @@ def _start(
     console: Console,
 ) -> RunState:
     earlier = read_earlier(launch.warm_start, file.search)
+    advice = resume_advice(folder, launch)
     source = resolve_source(file.trial["dataset"]["name"], launch.source)
     dataset = load_dataset(file.trial["dataset"], source)
     check_equal(earlier, trial=resolved(file)["trial"], data=dataset.fingerprint)
@@ -119,7 +121,7 @@ def _start(
     run = Run(folder)
     try:
         launch = replace(launch, source=source)
-        with mirrored(folder, console, resume_advice(folder)) as mirror:
+        with mirrored(folder, console, advice) as mirror:
             return run_trials(run, file, spaces, places_of(prepared), launch, console, students, mirror=mirror)
     except BaseException:
         if not run.state.trials:  # the cluster was not there, or cannot hold a trial
@@ -129,9 +131,9 @@ def _start(
         raise
 
 
-def resume_advice(folder: Path) -> str:
-    """How to go on with a run that lost its storage."""
-    return f"when the storage is back, go on with: run_search.py --resume {folder}"
+def resume_advice(folder: Path, launch: Launch) -> str:
+    """How to go on with a run that lost its storage, in a launch as it was given."""
+    return f"when the storage is back, go on with: {search_again(folder, launch.source, launch.address)}"
 
 
 def resume(folder: Path, launch: Launch, console: Console) -> RunState:
@@ -145,7 +147,7 @@ def resume(folder: Path, launch: Launch, console: Console) -> RunState:
         # First, so that a second launcher is refused before it prepares anything.
         run = stack.enter_context(closing(_opened(folder, launch.patience, console)))
         _check_storage(folder, launch.storage)
-        mirror = stack.enter_context(mirrored(folder, console, resume_advice(folder)))
+        mirror = stack.enter_context(mirrored(folder, console, resume_advice(folder, launch)))
         stack.enter_context(joined(launch.address, folder, storage_of(folder), file_of(folder).resources))
         found = find_again(folder, launch.source, console)
         students = students_by_size(found.file, found.spaces, found.dataset)

@@ -131,7 +131,8 @@ def test_a_recording_stops_at_a_limit_and_is_gone_on_with(
     with pytest.raises(SystemExit) as ended:
         main(["record", *given, "--max-hours", "0.0001"])
     assert ended.value.code == 75
-    assert f"2 configurations are left; go on with:\n  kd-tune record --resume {run}" in capsys.readouterr().out
+    again = f"kd-tune record --resume {run} --out {out} --data {toy_npz}"
+    assert f"2 configurations are left; go on with:\n  {again}\n" in capsys.readouterr().out
     for hours, option in (("0.0001", "--max-hours"), ("1e-9", "--max-device-hours")):
         with pytest.raises(SystemExit) as ended:
             main(["record", "--resume", str(run), "--out", str(out), option, hours])
