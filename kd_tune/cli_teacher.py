@@ -47,6 +47,7 @@ def train(
     """Train a teacher, resumable: the same command goes on after a stop."""
     from kd_tune import teacher, teacher_training, user_code
     from kd_tune.catalog import load_dataset
+    from kd_tune.turns import lock_of, turn
 
     user_code.allow(allow_code or [])
     console = make_console()
@@ -56,9 +57,10 @@ def train(
         loaded = load_dataset(dataset_section, source)
         recipe = teacher_training.checked_recipe({"name": name}, dataset_section, loaded, others)
         folder = out or teacher.folder_of(recipe["student"], loaded)
-        _check_place(folder, again, "trains a new one")
-        start = None if start_from is None else teacher.load(start_from, loaded)
-        teacher_training.train_teacher(folder, recipe, loaded, source, console, start)
+        with turn(lock_of(folder), f"training {folder}", console.print):
+            _check_place(folder, again, "trains a new one")
+            start = None if start_from is None else teacher.load(start_from, loaded)
+            teacher_training.train_teacher(folder, recipe, loaded, source, console, start)
 
 
 @teacher_app.command("import")

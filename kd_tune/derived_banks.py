@@ -6,14 +6,17 @@ Shapes: V views, N training images, C classes.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from kd_tune.data import Dataset
 from kd_tune.errors import ConfigError
-from kd_tune.paths import cache_folder
+from kd_tune.paths import cache_folder, taking_turns
 from kd_tune.soft_targets import is_filled, open_bank, read_fingerprint, write_bank
+from kd_tune.turns import lock_of
 
 
 def permute(folder: Path, dataset: Dataset, views: int, seed: int) -> Path:
@@ -34,11 +37,12 @@ def permute(folder: Path, dataset: Dataset, views: int, seed: int) -> Path:
     original = read_fingerprint(folder)
     fingerprint = hashlib.sha256(f"permuted/{original}/{seed}".encode()).hexdigest()[:16]
     target = folder.with_name(f"permuted-{fingerprint}")
-    if not is_filled(target, views):
-        bank = open_bank(folder, original, len(dataset.train), dataset.num_classes, views)
-        random = np.random.RandomState(seed)
-        order, val_order = random.permutation(len(dataset.train)), random.permutation(len(dataset.val))
-        write_bank(target, fingerprint, (view[order] for view in bank.logits), bank.val_logits[val_order])
+    with _lacking(target, views) as lacking:
+        if lacking:
+            bank = open_bank(folder, original, len(dataset.train), dataset.num_classes, views)
+            random = np.random.RandomState(seed)
+            order, val_order = random.permutation(len(dataset.train)), random.permutation(len(dataset.val))
+            write_bank(target, fingerprint, (view[order] for view in bank.logits), bank.val_logits[val_order])
     open_bank(target, fingerprint, len(dataset.train), dataset.num_classes, views)
     return target
 
@@ -61,11 +65,22 @@ def from_file(path: Path, dataset: Dataset, views: int) -> Path:
         digest = hashlib.file_digest(file, "sha256")
     fingerprint = hashlib.sha256(f"logits/{digest.hexdigest()}/{dataset.fingerprint}".encode()).hexdigest()[:16]
     target = cache_folder() / "banks" / f"logits-{dataset.name}-{fingerprint}"
-    if not is_filled(target, views):
-        train = (_to_half(view[dataset.train_positions], path) for view in logits)
-        write_bank(target, fingerprint, train, _to_half(logits[0, dataset.val_positions], path))
+    with _lacking(target, views) as lacking:
+        if lacking:
+            train = (_to_half(view[dataset.train_positions], path) for view in logits)
+            write_bank(target, fingerprint, train, _to_half(logits[0, dataset.val_positions], path))
     open_bank(target, fingerprint, len(dataset.train), dataset.num_classes, views)
     return target
+
+
+@contextmanager
+def _lacking(folder: Path, views: int) -> Iterator[bool]:
+    """Whether a bank lacks some of its first `views` views; if so, nobody else writes it meanwhile."""
+    if is_filled(folder, views):
+        yield False
+        return
+    with taking_turns(lock_of(folder)):
+        yield not is_filled(folder, views)
 
 
 def _read_logits(path: Path, dataset: Dataset, views: int) -> np.ndarray:

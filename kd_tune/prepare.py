@@ -24,6 +24,7 @@ from kd_tune.errors import ConfigError
 from kd_tune.manifest import TeacherFacts
 from kd_tune.models import StartsFromImages
 from kd_tune.models.cost import multiply_adds
+from kd_tune.paths import taking_turns
 from kd_tune.progress import duration, progress
 from kd_tune.ranges import branch_name
 from kd_tune.records import TeacherPlace, derive_seed
@@ -32,6 +33,7 @@ from kd_tune.teacher_diagnosis import chance_of
 from kd_tune.teacher_import import import_teacher
 from kd_tune.teacher_training import recipe, train_teacher
 from kd_tune.trial_data import TrialData, best_device
+from kd_tune.turns import lock_of, turn
 
 
 @dataclass(frozen=True)
@@ -94,19 +96,34 @@ def find_or_train_teacher(
     else:
         found = teacher.find(architecture, dataset)
         if found is None:
-            made_by = recipe(architecture, dataset_section, dataset)
-            console.print(
-                f"teacher: no {architecture['name']} for {dataset.name} yet; training it now, once, for "
-                f"{made_by['training']['num_epochs']} epochs "
-                "(`kd-tune teacher train --set training.num_epochs=N` takes fewer)"
-            )
-            return train_teacher(teacher.folder_of(architecture, dataset), made_by, dataset, source, console)
+            place = teacher.folder_of(architecture, dataset)
+            with turn(lock_of(place), f"training {place}", console.print):
+                found = teacher.find(architecture, dataset)
+                if found is None:
+                    return _train_missing(place, architecture, dataset_section, dataset, source, console)
         folder = found
     loaded = teacher.load(folder, dataset)
     if loaded.record.architecture != architecture:
         raise ConfigError(f"trial.teacher: {folder} holds {loaded.record.architecture}, not {architecture}")
     console.print(f"teacher: {loaded.describe()}")
     return loaded
+
+
+def _train_missing(
+    folder: Path,
+    architecture: Mapping[str, Any],
+    dataset_section: Mapping[str, Any],
+    dataset: Dataset,
+    source: Path | None,
+    console: Console,
+) -> Teacher:
+    made_by = recipe(architecture, dataset_section, dataset)
+    console.print(
+        f"teacher: no {architecture['name']} for {dataset.name} yet; training it now, once, for "
+        f"{made_by['training']['num_epochs']} epochs "
+        "(`kd-tune teacher train --set training.num_epochs=N` takes fewer)"
+    )
+    return train_teacher(folder, made_by, dataset, source, console)
 
 
 def network_of(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,13 +159,10 @@ def fill_bank(found: Teacher, dataset: Dataset, views: int, console: Console) ->
     folder = soft_targets.folder_of(found, dataset)
     filled = soft_targets.is_filled(folder, views)
     if not filled:
-        missing = soft_targets.missing_answers(folder, dataset, views)
-        began = time.monotonic()
-        with progress(console, f"soft targets, {views} views") as advance:
-            soft_targets.fill(folder, found, dataset, views, best_device(), advance)
-        seconds = time.monotonic() - began
-        rate = missing / seconds
-        console.print(f"soft targets: {missing} answers in {duration(seconds)} ({rate:.0f} a second), in {folder}")
+        with turn(folder / soft_targets.LOCK, f"filling {folder}", console.print):
+            filled = soft_targets.is_filled(folder, views)
+            if not filled:
+                _ask(found, folder, dataset, views, console)
     soft_targets.open_bank(
         folder, soft_targets.fingerprint_of(found, dataset), len(dataset.train), dataset.num_classes, views
     )
@@ -160,6 +174,17 @@ def fill_bank(found: Teacher, dataset: Dataset, views: int, console: Console) ->
             )
         console.print(f"soft targets: {views} views in {folder}")
     return folder
+
+
+def _ask(found: Teacher, folder: Path, dataset: Dataset, views: int, console: Console) -> None:
+    """Fills a bank, and says how long it took."""
+    missing = soft_targets.missing_answers(folder, dataset, views)
+    began = time.monotonic()
+    with progress(console, f"soft targets, {views} views") as advance:
+        soft_targets.fill(folder, found, dataset, views, best_device(), advance)
+    seconds = time.monotonic() - began
+    rate = missing / seconds
+    console.print(f"soft targets: {missing} answers in {duration(seconds)} ({rate:.0f} a second), in {folder}")
 
 
 def _from_network(
@@ -225,15 +250,22 @@ def _random(section: Mapping[str, Any], dataset: Dataset) -> Teacher:
     architecture, seed = network_of(section), section.get("seed", 0)
     folder = _folder_of_random(section, dataset)
     if not teacher.exists(folder):
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(derive_seed(seed, "random teacher"))
-            network = build_student(architecture, dataset)
-            images = TrialData(dataset, None, torch.device("cpu")).first_images()
-            if isinstance(network, StartsFromImages):
-                network.initialise_from(images)
-            _settle_batch_norms(network, images)
-        teacher.save(folder, network, teacher.base_record(architecture, dataset) | {"untrained": True, "seed": seed})
+        with taking_turns(lock_of(folder)):
+            if not teacher.exists(folder):
+                record = teacher.base_record(architecture, dataset) | {"untrained": True, "seed": seed}
+                teacher.save(folder, _untrained(architecture, dataset, seed), record)
     return teacher.load(folder, dataset)
+
+
+def _untrained(architecture: Mapping[str, Any], dataset: Dataset, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(derive_seed(seed, "random teacher"))
+        network = build_student(architecture, dataset)
+        images = TrialData(dataset, None, torch.device("cpu")).first_images()
+        if isinstance(network, StartsFromImages):
+            network.initialise_from(images)
+        _settle_batch_norms(network, images)
+    return network
 
 
 def _folder_of_random(section: Mapping[str, Any], dataset: Dataset) -> Path:
@@ -263,7 +295,9 @@ def _folder_of_weights(
         return path
     folder = _folder_of_import(path, section, architecture, dataset)
     if not teacher.exists(folder):
-        import_teacher(path, architecture, dataset, folder, console, normalisation=section.get("normalisation"))
+        with turn(lock_of(folder), f"importing {path}", console.print):
+            if not teacher.exists(folder):
+                import_teacher(path, architecture, dataset, folder, console, normalisation=section.get("normalisation"))
     return folder
 
 

@@ -25,7 +25,6 @@ from kd_tune.errors import ConfigError, refused_by_system
 from kd_tune.paths import (
     Record,
     cache_folder,
-    exclusive,
     file_name,
     naming,
     read_json,
@@ -38,6 +37,7 @@ from kd_tune.teacher import Answers, Teacher, evaluation_batch
 LOGITS = "logits.f16"
 VAL_LOGITS = "val_logits.npy"
 RECORD = "bank.json"
+LOCK = "lock"  # held by whoever fills it
 FILES = (LOGITS, VAL_LOGITS, RECORD)
 SAMPLE = 32
 SAMPLE_TOLERANCE = 0.02  # of the largest logit: float16 has 11 bits, and other batches and devices round differently
@@ -101,7 +101,7 @@ def fill(
     """Asks the teacher for what the bank lacks of its first `views` views.
 
     Args:
-        folder: the bank's; made if it is not there.
+        folder: the bank's, whose LOCK the caller holds where others may fill it too; made if not there.
         teacher: whom to ask.
         dataset: whose training and clean validation images.
         views: 1 to 162 (81 without flips).
@@ -109,24 +109,23 @@ def fill(
         progress: called with answers done and answers wanted.
 
     Raises:
-        ConfigError: the folder holds the bank of another teacher, or somebody else is filling it.
+        ConfigError: the folder holds the bank of another teacher.
     """
-    with exclusive(folder / "lock", f"{folder}: another process is filling this bank; wait for it"):
-        record = _start_record(folder, teacher, dataset)
-        answers = Answers(teacher, device)
-        if not (folder / VAL_LOGITS).exists() or record.get("val_checksum") is None:
-            val = np.concatenate(
-                [
-                    _ask(answers, dataset.val.images, at, 0, dataset, device)
-                    for at in range(0, len(dataset.val), evaluation_batch(dataset.image_size))
-                ]
-            )
-            content = _as_npy(val)
-            with written_whole(folder / VAL_LOGITS) as temporary:
-                temporary.write_bytes(content)
-            record["val_checksum"] = zlib.crc32(content)
-            write_json(folder / RECORD, record)
-        _append_views(folder, record, answers, dataset, views, device, progress)
+    record = _start_record(folder, teacher, dataset)
+    answers = Answers(teacher, device)
+    if not (folder / VAL_LOGITS).exists() or record.get("val_checksum") is None:
+        val = np.concatenate(
+            [
+                _ask(answers, dataset.val.images, at, 0, dataset, device)
+                for at in range(0, len(dataset.val), evaluation_batch(dataset.image_size))
+            ]
+        )
+        content = _as_npy(val)
+        with written_whole(folder / VAL_LOGITS) as temporary:
+            temporary.write_bytes(content)
+        record["val_checksum"] = zlib.crc32(content)
+        write_json(folder / RECORD, record)
+    _append_views(folder, record, answers, dataset, views, device, progress)
     teacher.network.cpu()  # trials may want the device's memory
 
 

@@ -25,7 +25,17 @@ from kd_tune.catalog import build_network
 from kd_tune.data import Dataset, Images
 from kd_tune.errors import ConfigError
 from kd_tune.models import TEACHERS
-from kd_tune.paths import Record, cache_folder, file_name, read_json, read_record, write_json, written_whole
+from kd_tune.paths import (
+    Record,
+    cache_folder,
+    file_name,
+    read_json,
+    read_record,
+    taking_turns,
+    write_json,
+    written_whole,
+)
+from kd_tune.turns import lock_of
 from kd_tune.user_code import is_reference
 
 WEIGHTS = "teacher.safetensors"
@@ -164,8 +174,10 @@ def writable(folder: Path) -> Path:
         return folder
     copy = copy_of_shipped(folder)
     if not exists(copy):
-        with written_whole(copy) as temporary:
-            shutil.copytree(folder, temporary)
+        with taking_turns(lock_of(copy)):
+            if not exists(copy):
+                with written_whole(copy) as temporary:
+                    shutil.copytree(folder, temporary)
     return copy
 
 

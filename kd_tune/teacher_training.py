@@ -24,7 +24,7 @@ from kd_tune.errors import ConfigError
 from kd_tune.manifest import hardware, versions
 from kd_tune.models import TEACHERS
 from kd_tune.models.cost import multiply_adds
-from kd_tune.paths import exclusive, read_json, write_json
+from kd_tune.paths import read_json, write_json
 from kd_tune.progress import duration, progress
 from kd_tune.records import Assignment, EpochRow, finite_or_none
 from kd_tune.search_file import Source, known_names, override, parse_search_file
@@ -106,7 +106,7 @@ def train_teacher(
     """Trains a teacher through the engine, with checkpoints; a training that was stopped goes on.
 
     Args:
-        folder: where the teacher will lie.
+        folder: where the teacher will lie; the caller holds its lock (`turns.lock_of`).
         trial: its recipe.
         dataset: what it learns.
         source: where the data lie.
@@ -114,20 +114,19 @@ def train_teacher(
         start: whose weights to start from; None: random ones.
 
     Raises:
-        ConfigError: the recipe does not fit the data, somebody else is training this teacher, an unfinished training of
-            another recipe lies in the way, or the training diverged.
+        ConfigError: the recipe does not fit the data, an unfinished training of another recipe lies in the way, or the
+            training diverged.
     """
     check_fit(TrainingConfig.model_validate(trial["training"]), dataset)
     work = folder.with_name(folder.name + ".training")
     if start is not None:
         trial = {**trial, "started_from": start.fingerprint}
     began = time.monotonic()
-    with exclusive(folder.with_name(folder.name + ".lock"), f"{folder}: another process is training this teacher"):
-        _check_unfinished(work, trial, dataset)
-        if start is not None and checkpoint.newest(work) is None:
-            _lay_start(work, trial, dataset, start)
-        row = _train(work, trial, source, console)
-        _keep(folder, work, trial, dataset, row, time.monotonic() - began, start)
+    _check_unfinished(work, trial, dataset)
+    if start is not None and checkpoint.newest(work) is None:
+        _lay_start(work, trial, dataset, start)
+    row = _train(work, trial, source, console)
+    _keep(folder, work, trial, dataset, row, time.monotonic() - began, start)
     trained = teacher.load(folder, dataset)
     console.print(f"teacher: trained in {duration(time.monotonic() - began)}: {trained.describe()}")
     return trained

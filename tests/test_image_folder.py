@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,7 @@ from torchvision import transforms
 from kd_tune.catalog import check_trial, load_dataset
 from kd_tune.data import decoded, image_folder
 from kd_tune.errors import ConfigError
-from kd_tune.paths import CACHE_VARIABLE
+from kd_tune.paths import CACHE_VARIABLE, taking_turns
 from kd_tune.search_file import Source
 from tests.data_files import ANIMALS, identities, opened, read_images, write_images, write_parts
 from tests.training import trial
@@ -145,32 +142,11 @@ def test_a_decoding_that_was_killed_leaves_nothing_that_counts(
     assert caches(cache) == {name}, "what the killed process left is deleted"
 
 
-def test_two_processes_do_not_decode_at_once(root: Path, cache: Path) -> None:
+def test_nobody_waits_for_images_that_are_decoded_already(root: Path, cache: Path) -> None:
     image_folder(root, image_size=16)
     (name,) = caches(cache)
-    with (cache / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        image_folder(root, image_size=16)  # whole already: nobody has to wait
-        shutil.rmtree(cache / name)
-        with pytest.raises(ConfigError, match=f"another process is decoding the images of {root}; wait for it"):
-            image_folder(root, image_size=16)
-
-
-def test_what_another_process_has_decoded_meanwhile_is_taken(
-    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = image_folder(root, image_size=16).fingerprint
-    (name,) = caches(cache)
-    (cache / name).rename(cache.parent / "elsewhere")
-
-    @contextmanager
-    def late(path: Path, complaint: str) -> Iterator[None]:
-        """The lock is got when the other process lets go of it."""
-        (cache.parent / "elsewhere").rename(cache / name)
-        yield
-
-    monkeypatch.setattr(decoded, "exclusive", late)
-    assert image_folder(root, image_size=16).fingerprint == before
+    with taking_turns(cache / f"{name}.lock"):
+        image_folder(root, image_size=16)
 
 
 def test_a_full_disk_is_noticed_before_the_work(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ Shapes: V views, N training images, C classes.
 
 from __future__ import annotations
 
-import fcntl
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -268,14 +267,6 @@ def test_a_file_of_answers_without_a_record_is_not_trusted(
     (orphan / LOGITS).write_bytes(b"x" * 1000)
     soft_targets.fill(orphan, toy_teacher, toy_dataset, VIEWS, CPU)
     assert (orphan / LOGITS).read_bytes() == (bank / LOGITS).read_bytes()
-
-
-def test_two_processes_do_not_fill_one_bank(bank: Path, toy_teacher: Teacher, toy_dataset: Dataset) -> None:
-    with (bank / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ConfigError, match="another process is filling this bank"):
-            soft_targets.fill(bank, toy_teacher, toy_dataset, 9, CPU)
-    soft_targets.fill(bank, toy_teacher, toy_dataset, 9, CPU)
 
 
 def test_answers_are_mapped_read_only(bank: Path, toy_teacher: Teacher, toy_dataset: Dataset) -> None:

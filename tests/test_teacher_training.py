@@ -34,7 +34,7 @@ def test_the_record_holds_the_course_of_the_training(tmp_path: Path, toy_dataset
     record = trained(tmp_path / "a", toy_dataset, toy_npz, 3).record
     assert [epoch["epoch"] for epoch in record.epochs] == [1, 2, 3]
     assert record.epochs[-1]["val_accuracy"] == record.val_accuracy
-    assert {path.name for path in tmp_path.iterdir()} == {"a", "a.lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {"a"}
 
 
 def test_a_training_may_begin_with_another_teachers_weights(

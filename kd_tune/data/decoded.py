@@ -27,7 +27,8 @@ from pydantic import Field
 
 from kd_tune.data.dataset import Images, Mapped, normalisation_of
 from kd_tune.errors import ConfigError
-from kd_tune.paths import Record, cache_folder, exclusive, read_record, write_json, written_whole
+from kd_tune.paths import Record, cache_folder, read_record, write_json, written_whole
+from kd_tune.turns import lock_of, turn
 
 RECORD = "images.json"
 FORMAT = 2  # raised when the same file is decoded to other pixels, so that old caches are not taken
@@ -69,13 +70,12 @@ def decoded(root: Path, parts: Mapping[str, Files], image_size: int, channels: i
         Images `[N, C, S, S]` by part, read-only; and what was computed while they were decoded.
 
     Raises:
-        ConfigError: a file cannot be decoded, another process is at it, the disk is full, or the cache is damaged.
+        ConfigError: a file cannot be decoded, the disk is full, or the cache is damaged.
     """
     shape = (channels, image_size, image_size)
     folder = cache_folder() / "images" / _key(root, parts, shape)
     if not (folder / RECORD).exists():
-        complaint = f"{folder}: another process is decoding the images of {root}; wait for it"
-        with exclusive(folder.with_name(folder.name + ".lock"), complaint):
+        with turn(lock_of(folder), f"decoding the images of {root}", _say):
             if not (folder / RECORD).exists():
                 _decode(folder, parts, shape)
     record = read_record(folder / RECORD, DecodedRecord)
@@ -212,4 +212,8 @@ class _Progress:
         if now - self._shown >= REPORT_SECONDS:
             self._shown = now
             left = (now - self._began) / self._done * (self._total - self._done)
-            print(f"decoding images, once: {self._done}/{self._total}, {left:.0f} s left", file=sys.stderr, flush=True)
+            _say(f"decoding images, once: {self._done}/{self._total}, {left:.0f} s left")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
