@@ -31,6 +31,7 @@ from kd_tune.terminal import (
     SetOption,
     StorageOption,
     check_resumed_alone,
+    complain,
     make_console,
     run_folder,
     stoppable,
@@ -277,13 +278,13 @@ def _call(program: Any, arguments: list[str] | None, name: str | None, stop: Sto
         # What click makes of a KeyboardInterrupt.
         if not (stop.asked and end.code == ExitCode.ENDED_AT_ONCE):
             raise
-    print("stopped; the same command starts again", file=sys.stderr)
+    complain("stopped; the same command starts again")
     sys.exit(ExitCode.RESUMABLE)
 
 
 def _end_with(error: ConfigError) -> NoReturn:
     for problem in error.problems:
-        print(f"error: {problem}", file=sys.stderr)
+        complain(f"error: {problem}")
     sys.exit(error.code)
 
 
@@ -324,13 +325,10 @@ def _conclude(folder: Path, state: RunState, again: str, console: Console) -> Ex
         console.print(f"stopped; {unfinished} trials are left; go on with:\n  {again}")
         return ExitCode.RESUMABLE
     if not usable:
-        print(f"error: no trial of {folder} gave a figure; its ledger says why", file=sys.stderr)
+        complain(f"error: no trial of {folder} gave a figure; its ledger says why")
         return ExitCode.NOTHING_USABLE
     if failed := state.failed():
-        print(
-            f"error: {len(failed)} of {len(state.trials)} trials failed, the last with: {failed[-1].error}",
-            file=sys.stderr,
-        )
+        complain(f"error: {len(failed)} of {len(state.trials)} trials failed, the last with: {failed[-1].error}")
         return ExitCode.PARTIAL
     return ExitCode.DONE
 

@@ -121,8 +121,9 @@ def list_(
         source = teacher_training.known_source(dataset, data)
         if dataset != "cifar10":  # its shape is known: no need to have it
             shape = teacher.InputShape(**load_dataset({"name": dataset}, source).input_shape)
-    make_console().print(teacher_list.render(teacher_list.rows(shape, dataset)))
-    print(f"validation, test: of the teachers in {cache_folder() / 'teachers'}")
+    console = make_console()
+    console.print(teacher_list.render(teacher_list.rows(shape, dataset)))
+    console.print(f"validation, test: of the teachers in {cache_folder() / 'teachers'}")
 
 
 @teacher_app.command()

@@ -1,17 +1,20 @@
-"""What the command modules share: the console, options, and the way a command ends."""
+"""What the command modules share: the console, what is said on standard error, options, and the way a command ends."""
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated, Any, cast
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from kd_tune.errors import ConfigError, EnvironmentProblem, ExitCode
 
@@ -62,7 +65,7 @@ def stoppable(advice: str) -> Iterator[None]:
     except EnvironmentProblem as problem:
         raise EnvironmentProblem(f"{problem}; when that is mended, {advice}") from None
     except KeyboardInterrupt:
-        print(f"stopped; {advice}", file=sys.stderr)
+        complain(f"stopped; {advice}")
         raise typer.Exit(ExitCode.RESUMABLE) from None
 
 
@@ -92,6 +95,74 @@ def run_folder(runs: Path, name: str | None, file: Path) -> Path:
 
 
 def make_console() -> Console:
-    """Standard output; what it is given is printed as it is, whatever brackets it holds."""
+    """Standard output; what it is given is printed as it is, whatever brackets it holds, but for control characters."""
     width = None if sys.stdout.isatty() else 120  # wide enough for a table in a log
-    return Console(width=width, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    file = cast(IO[str], Outlet(sys.stdout))
+    return _Console(file=file, width=width, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """Says something on standard error."""
+    print(harmless(text), file=Outlet(sys.stderr))
+
+
+# C0, DEL and C1 but tab and newline; and halves of surrogate pairs, which no stream takes.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def harmless(text: str) -> str:
+    """Text in which control characters, by which a file could steer the terminal, are written as `\\x1b`."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+class _Console(Console):
+    """Rich's, whose own control codes pass and no others."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=harmless(segment.text))
+
+
+class Outlet:
+    """A standard stream that outlives its reader: what nobody can read (`| head`, a terminal that is gone) is dropped.
+
+    Args:
+        stream: standard output or error.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._dropping():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._dropping():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextmanager
+    def _dropping(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            _lead_nowhere(self._stream.fileno())
+
+
+def _lead_nowhere(gone: int) -> None:
+    """Has this descriptor, and the standard ones that lead to the same place, take everything and keep nothing.
+
+    Python writes what it still holds when it ends, and would complain.
+    """
+    place, nowhere = os.fstat(gone), os.open(os.devnull, os.O_WRONLY)
+    for number in (gone, 1, 2):
+        with suppress(OSError):  # it was closed before
+            if os.path.samestat(os.fstat(number), place):
+                os.dup2(nowhere, number)
+    os.close(nowhere)

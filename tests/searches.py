@@ -57,14 +57,20 @@ class SearchProcess:
         folder: holds the search file, the log, and `runs/`.
         arguments: of run_search.py, beside `--runs`.
         program: in place of run_search.py.
+        stdout: a file descriptor for standard output, which else goes to the log.
     """
 
-    def __init__(self, folder: Path, *arguments: str, program: Path = ROOT / "run_search.py") -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, program: Path = ROOT / "run_search.py", stdout: int | None = None
+    ) -> None:
         self.folder = folder
         self.log = folder / f"log_{time.monotonic_ns()}.txt"
         with self.log.open("w") as log:
             self._process = subprocess.Popen(
-                [sys.executable, str(program), *arguments], stdout=log, stderr=log, cwd=folder
+                [sys.executable, str(program), *arguments],
+                stdout=log if stdout is None else stdout,
+                stderr=log,
+                cwd=folder,
             )
 
     def wait(self, seconds: float = WAIT_SECONDS) -> int:
