@@ -22,6 +22,7 @@ COUNTS = {
     "multiply_adds_saved",
 }
 COUNTS |= {"used", "computed"}
+NO_WIDTH = "&#8203;"
 
 
 class Markdown(str):
@@ -46,8 +47,13 @@ def render(template: str, **values: Any) -> Markdown:
 
 
 def plain(value: object) -> str:
-    """A value that a file may have given, on one line, as text: it makes no HTML, link, picture, code or column."""
-    return re.sub(r"([\\`\[\]<>|])", r"\\\1", " ".join(str(value).split()))
+    """A value that a file may have given, on one line, as text: it makes no HTML, link, picture, code or column.
+
+    GitHub and others also link bare `https://...`, `www....` and `a@b.c`, some of them after escapes and entities were
+    read, so neither helps. A space of no width does, where it breaks what such links begin with.
+    """
+    text = re.sub(r"([\\`\[\]<>|&])", r"\\\1", " ".join(str(value).split()))
+    return re.sub(r"(/(?=/)|www(?=\.)|@)", rf"\1{NO_WIDTH}", text, flags=re.IGNORECASE)
 
 
 def escaped(text: str) -> Markdown:

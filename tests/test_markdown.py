@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from kd_tune import markdown
 
@@ -20,6 +21,39 @@ def test_plain_text_is_one_line_in_which_nothing_is_active(text: str) -> None:
     for shown in (markdown.plain(text), markdown.escaped(text)):
         assert not ACTIVE.search(shown)
         assert len(shown.splitlines()) <= 1
+
+
+# What GitHub and linkify-it make links of without any mark-up.
+BARE_LINK = re.compile(r"//|www\.|@[\w.-]", re.IGNORECASE)
+
+
+def as_read(shown: str) -> str:
+    """The text that a reader of Markdown sees, with escapes and entities read."""
+    (inline,) = MarkdownIt().parseInline(shown)
+    return "".join(token.content for token in inline.children or [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "https://example.org/a",
+            "see http://example.org.",
+            "HTTPS://example.org",
+            "ftp://x.org",
+            "//x.org",
+            "a:///b",
+        ),
+        *("www.example.org", "(WWW.example.org)", "somebody@example.org", "mailto:somebody@example.org", "@somebody"),
+        *("https&#58;//example.org", "https:/&#47;example.org", "https:&sol;&sol;example.org", r"https:\//example.org"),
+        *("www&#46;example.org", "www&period;example.org", "somebody&commat;example.org", "&lt;b&gt; &amp; &copy;"),
+    ],
+)
+def test_bare_addresses_are_no_links_and_look_as_they_are(text: str) -> None:
+    for shown in (markdown.plain(text), markdown.escaped(text)):
+        seen = as_read(shown)
+        assert seen.replace("\u200b", "") == text
+        assert not BARE_LINK.search(seen)
 
 
 def test_cells_and_headers_of_a_table_are_text() -> None:
