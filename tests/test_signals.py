@@ -71,7 +71,7 @@ def test_a_search_that_prepares_is_stopped(
     file = write_search(tmp_path, toy_search())
     runs = tmp_path / "runs"
     arguments = ["search", str(file), "--data", str(toy_npz), "--runs", str(runs), "--name", "toy"]
-    assert "or else with the same command" in stopped(arguments, number, "cache/**/epochs.json")
+    assert "if not, with the same command" in stopped(arguments, number, "cache/**/epochs.json")
     assert not runs.exists()
 
 
