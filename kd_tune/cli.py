@@ -17,6 +17,7 @@ from kd_tune import advice
 from kd_tune.cli_doctor import doctor
 from kd_tune.cli_plan import plan
 from kd_tune.cli_replay import record, replay
+from kd_tune.cli_status import status, tensorboard
 from kd_tune.cli_teacher import teacher_app
 from kd_tune.errors import ConfigError, ExitCode, refused_by_system
 from kd_tune.signals import Stop, end_at_once, handled
@@ -59,6 +60,8 @@ app.command()(plan)
 app.command()(record)
 app.command()(replay)
 app.command()(doctor)
+app.command()(status)
+app.command()(tensorboard)
 
 
 class Students(StrEnum):

@@ -86,7 +86,7 @@ class Glance:
         else:
             words.append("starting workers")
         left = self.pace.seconds_left(self.state, self.course)
-        words += [] if left is None else [f"about {duration(left)} left"]
+        words += [f"about {duration(left)} left"] if left else []
         words.append(f"{counted(trained, 'epoch')} trained")
         saved = sum(
             self.course.num_epochs - trial.epoch for trial in self.state.trials.values() if trial.end == "pruned"

@@ -13,7 +13,7 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -33,6 +33,7 @@ SEAL = ', "crc32": "%08x"}'  # ends a line; of the line so far, and of all lines
 SEAL_LENGTH = len(SEAL % 0)
 SEARCH_FILE = "search.yaml"
 KEPT_CHECKPOINTS = 5  # of each arm's (and stratum's) best trials; the others' are deleted when they end
+LOCK = "lock"  # held by whoever runs it
 PLAN = "plan.json"  # of a run that is the confirmation of another
 
 
@@ -118,12 +119,17 @@ def _replay(folder: Path) -> tuple[RunState, int]:
         raise ConfigError(no_run(folder))
     state, checksum = RunState(), 0
     for events, checksum in _read_segments(folder):  # noqa: B007 - the last one is returned
-        for event in events:
-            try:
-                state.apply(event)
-            except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-                raise ConfigError(f"{folder}: the ledger's event {event} cannot be followed: {error!r}") from None
+        fold(folder, state, events)
     return state, checksum
+
+
+def fold(folder: Path, state: RunState, events: Iterable[Event]) -> None:
+    """Folds events of a run's ledger into its state; ConfigError if one does not follow from those before."""
+    for event in events:
+        try:
+            state.apply(event)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            raise ConfigError(f"{folder}: the ledger's event {event} cannot be followed: {error!r}") from None
 
 
 class Recorder(Protocol):
@@ -154,7 +160,7 @@ class Run:
             raise ConfigError(no_run(folder))
         with ExitStack() as stack:
             busy = f"{folder}: another process is running this search; wait for it, or stop it"
-            stack.enter_context(exclusive(folder / "lock", busy))
+            stack.enter_context(exclusive(folder / LOCK, busy))
             self.state, self._checksum = _replay(folder)
             self._lock = stack.pop_all()
         self._segment: BinaryIO | None = None

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from kd_tune import checkpoint, records
 from kd_tune.errors import ConfigError, EnvironmentProblem, StorageLost
-from kd_tune.ledger import SEARCH_FILE, checkpoints_of
+from kd_tune.ledger import LOCK, SEARCH_FILE, checkpoints_of
 from kd_tune.paths import Record, read_record, write_json, written_whole
 from kd_tune.run_state import Event, RunState
 from kd_tune.storage import Storage
@@ -35,7 +35,7 @@ LAST_PATIENCE = 60.0  # the same for the last copy
 
 OWNER = "owner.json"
 PLACE = "storage.json"
-_OF_THIS_MACHINE = ("lock", OWNER, PLACE)
+_OF_THIS_MACHINE = (LOCK, OWNER, PLACE)
 _NOT_COPIED = ("ray", "tensorboard", "checkpoints")
 
 

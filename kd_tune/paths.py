@@ -104,6 +104,18 @@ def taking_turns(path: Path) -> Iterator[None]:
         yield
 
 
+def is_held(path: Path) -> bool:
+    """Whether a process holds a lock file."""
+    if not path.exists():
+        return False
+    with path.open() as lock:
+        try:
+            _lock(lock, path, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def _lock(file: IO[str], path: Path, how: int) -> None:
     try:
         fcntl.flock(file, how)

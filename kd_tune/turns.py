@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from kd_tune.errors import ConfigError
-from kd_tune.paths import exclusive, taking_turns
+from kd_tune.paths import Busy, exclusive, taking_turns
 
 
 @contextmanager
@@ -22,7 +21,7 @@ def turn(lock: Path, work: str, say: Callable[[str], None]) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             stack.enter_context(exclusive(lock, f"another process is {work}; waiting for it"))
-        except ConfigError as busy:
+        except Busy as busy:
             say(str(busy))
             stack.enter_context(taking_turns(lock))
         yield
