@@ -51,7 +51,7 @@ machine or cluster is not fit, 75 stopped (Ctrl-C, SIGTERM, a limit) and can be 
 Ctrl-C."""
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=HELP
+    no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=HELP
 )
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Fetch data sets.")
 app.add_typer(teacher_app, name="teacher")

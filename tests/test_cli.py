@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -211,3 +212,14 @@ def test_modules_load_only_what_they_need(modules: str, forbidden: str) -> None:
     check = f"import sys, {modules}; sys.exit(' '.join(set({forbidden.split()}) & set(sys.modules)) or 0)"
     found = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    def completed(words: str, place: int) -> list[str]:
+        asked = {"_KD_TUNE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(place)}
+        command = [sys.executable, "-c", "from kd_tune.cli import main; main(name='kd-tune')"]
+        ended = subprocess.run(command, env=os.environ | asked, capture_output=True, text=True, check=False)
+        return ended.stdout.split()
+
+    assert completed("kd-tune pl", 1) == ["plan"]
+    assert completed("kd-tune search --max", 2) == ["--max-hours", "--max-device-hours"]
