@@ -66,6 +66,7 @@ def closed_port() -> Iterator[int]:
 def test_a_cluster_that_is_not_there_is_said_at_once(
     form: str, closed_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was asked, which goes on trying for minutes"))
     address = form.format(closed_port)
     with pytest.raises(EnvironmentProblem, match=rf"--address {address}: no Ray cluster there: .*refused"):
@@ -78,6 +79,7 @@ def test_a_cluster_that_is_not_there_is_said_at_once(
 @pytest.mark.parametrize("address", ["auto", "local", "127.0.0.1", "[::1]", ":6379", "other://127.0.0.1:1"])
 def test_what_names_no_host_and_port_is_left_to_ray(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda address, **_: asked.append(address))
     with connected(address):
         assert asked == [address]

@@ -177,7 +177,7 @@ def test_a_search_must_have_ended(tmp_path: Path) -> None:
     run = Run(folder)
     run.record("extended", num_trials=1)
     run.close()
-    with pytest.raises(ConfigError, match="has not ended, 1 trials are left; finish it first: python run_search"):
+    with pytest.raises(ConfigError, match=r"has not ended, 1 trials are left; finish it first: .*python run_search"):
         confirm.confirm(folder, REQUEST, Launch(), QUIET)
 
 

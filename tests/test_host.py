@@ -290,7 +290,7 @@ def test_a_host_waits_for_a_storage_that_comes_back(
 def test_a_host_that_cannot_reach_its_storage_says_so(
     assignment: Callable[..., Assignment], s3: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, "STORAGE_PATIENCE", 0.2)
+    monkeypatch.setattr(host, "TRIAL_PATIENCE", 0.2)
     monkeypatch.setattr(storage, "S3_ATTEMPTS", 1)
     s3.always = 403
     with pytest.raises(EnvironmentProblem, match=r"cannot be listed: .*ACCESS_DENIED"):

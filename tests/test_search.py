@@ -54,7 +54,7 @@ def test_a_search_out_of_time_can_go_on(
 
     with pytest.raises(ConfigError, match=r"has held devices for .* hours in all its launches; allow more"):
         resume(run, Launch(limits=in_two_places), QUIET)
-    state = resume(run, Launch(limits=Limits(hours=25 / 3600)), QUIET)
+    state = resume(run, Launch(limits=Limits(hours=45 / 3600)), QUIET)  # with all that it prepares
     assert state.trials[0].epoch > reached[0]
     assert sorted(state.trials[0].rows) == list(range(1, state.trials[0].epoch + 1))
     assert state.trials[1].end == "failed"
