@@ -80,6 +80,7 @@ def test_a_cluster_that_is_not_there_is_said_at_once(
 def test_what_names_no_host_and_port_is_left_to_ray(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)  # another test's Ray may be running in this process
     monkeypatch.setattr(ray, "init", lambda address, **_: asked.append(address))
     with connected(address):
         assert asked == [address]

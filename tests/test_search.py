@@ -63,7 +63,7 @@ def test_a_search_out_of_time_can_go_on(
     events = list(read_events(run))
     first, second = (event for event in events if event["event"] == PAUSED)
     assert first["limit"] == f"--max-device-hours {40 / 3600:g}"
-    assert second["limit"] == f"--max-hours {25 / 3600:g}"
+    assert second["limit"] == f"--max-hours {45 / 3600:g}"
     assert 40 / 3600 - 1e-4 <= first["device_hours"] < second["device_hours"]
     counted = device_time(events, long_search.resources).hours()
     assert second["device_hours"] == pytest.approx(counted, abs=1e-3)
