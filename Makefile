@@ -22,7 +22,7 @@ study: install
 
 # Two processes, whatever the machine: tests that start searches of their own take two cores each.
 test: install
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow"
 
 test-all: install
 	$(BIN)/python -m pytest

@@ -189,10 +189,3 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, toy_npz: Path, ray_cl
         state = start(file, run, Launch(source=toy_npz), Console(file=log, width=120))
     assert not state.unfinished()
     return run
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two processes share the tests, file by file; those that search in their own process do it in one, on one Ray."""
-    for item in items:
-        uses_ray = "ray_cluster" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if uses_ray else item.path.stem))
