@@ -74,7 +74,7 @@ _STORED_ONLY = (
     "stored answers are about the views alone; with trial.training.transform a teacher needs mode: live, which asks it "
     "in every step"
 )
-_FIXED_TRAINING = ("num_epochs", "views", "transform")  # rungs, the bank and its teacher are common to all trials
+FIXED_TRAINING = ("num_epochs", "views", "transform")  # rungs, the bank and its teacher are common to all trials
 
 
 def check_trial(trial: Mapping[str, Any], source: Source) -> list[str]:
@@ -264,7 +264,7 @@ def _check_section(node: Any, table: Table, path: PathKeys) -> Iterator[tuple[Pa
             yield where, f"must be a section with a name; {known_names('', table.entries)}"
             continue
         try:
-            domains, required, free = _signature(_find(section["name"], table), table)
+            domains, required, free = signature(_find(section["name"], table), table)
         except ConfigError as error:
             yield (*where, "name"), str(error)
             continue
@@ -315,7 +315,7 @@ def _check_training(training: Any) -> Iterator[tuple[PathKeys, str]]:
             yield (*path, key), f"unknown key; {known_names(key, fields)}"
             continue
         hint = get_type_hints(TrainingConfig, include_extras=True)[key]
-        for text in _check_leaf(leaf, hint, key in _FIXED_TRAINING):
+        for text in _check_leaf(leaf, hint, key in FIXED_TRAINING):
             yield (*path, key), text
         if key == "transform" and isinstance(leaf, str):
             try:
@@ -334,12 +334,12 @@ def _check_leaf(leaf: Any, domain: Any, fixed: bool) -> Iterator[str]:
         return
     for value in leaf.extremes if is_range else [leaf]:
         try:
-            _adapter(domain).validate_python(value)
+            adapter(domain).validate_python(value)
         except ValidationError as error:
             yield describe_error(error.errors()[0])
 
 
-def _adapter(domain: Any) -> TypeAdapter[Any]:
+def adapter(domain: Any) -> TypeAdapter[Any]:
     try:
         return TypeAdapter(domain, config=ConfigDict(strict=True, allow_inf_nan=False))
     except PydanticSchemaGenerationError:  # a type of the user's own, which no value in a file can be
@@ -348,7 +348,7 @@ def _adapter(domain: Any) -> TypeAdapter[Any]:
         return TypeAdapter(domain)
 
 
-def _signature(entry: Callable[..., Any], table: Table) -> tuple[dict[str, Any], set[str], bool]:
+def signature(entry: Callable[..., Any], table: Table) -> tuple[dict[str, Any], set[str], bool]:
     """Domains of the arguments that a file may set, the names of those that it must, and whether it may add others.
 
     An argument without an annotation, as the user's own may have, takes any value.

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from kd_tune import advice
 from kd_tune.cli_doctor import doctor
+from kd_tune.cli_init import init, schema
 from kd_tune.cli_plan import plan
 from kd_tune.cli_replay import record, replay
 from kd_tune.cli_status import status, tensorboard
@@ -56,6 +57,8 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Fetch data sets.")
 app.add_typer(teacher_app, name="teacher")
 app.add_typer(data_app, name="data")
+app.command()(init)
+app.command()(schema)
 app.command()(plan)
 app.command()(record)
 app.command()(replay)
