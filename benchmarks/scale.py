@@ -202,7 +202,7 @@ def drive(folder: Path, file: SearchFile, arguments: argparse.Namespace) -> Iter
     with closing(new_run(folder, file)) as run:
         proposer = SearchProposer(run, check(file), file.search)
         referee = Referee(file.search.scheduler, arguments.epochs)
-        curves, quiet = TensorBoardLog(folder), Console(file=io.StringIO(), width=120)
+        curves, quiet = TensorBoardLog(folder, run.state, referee.epochs), Console(file=io.StringIO(), width=120)
         run.listeners += [
             device_time([], file.resources),
             CheckpointKeeper(folder, None),

@@ -228,7 +228,7 @@ def run_trials(
             _announce(run, file, referee, how, console)
             with (
                 watching(console, run.state, Course(num_epochs, tuple(referee.epochs))) as watch,
-                closing(TensorBoardLog(run.folder)) as curves,
+                closing(TensorBoardLog(run.folder, run.state, referee.epochs)) as curves,
             ):
                 keeper = [] if retrainings else [CheckpointKeeper(run.folder, mirror)]
                 run.listeners += [*keeper, watch, curves]

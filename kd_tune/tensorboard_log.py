@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run while it goes on: a curve and the hyperparameters of every trial.
+"""What TensorBoard shows of a run while it goes on: curves and hyperparameters of every trial, and the search itself.
 
 Ray's own logger waits for the disk after every epoch of every trial (9 ms of the driver, of 14 that a result took), and
 tells a trial's hyperparameters when it has ended.
@@ -6,6 +6,7 @@ tells a trial's hyperparameters when it has ended.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from kd_tune.records import select_metrics
 from kd_tune.run_state import Event, RunState, TrialState
 
 FOLDER = "tensorboard"
+SEARCH = "search"  # the run of TensorBoard that is about all trials together
 FLUSH_SECONDS = 5
 QUEUED = 1000  # events of a trial that wait for its writer's thread
 
@@ -31,15 +33,19 @@ class TensorBoardLog:
 
     Args:
         folder: the run's.
+        state: of the run, as it is now.
+        rungs: epochs at which trials may be pruned.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, state: RunState, rungs: Sequence[int] = ()) -> None:
         self._folder = folder / FOLDER
         self._writers: dict[int, EventFileWriter] = {}
         self._attempts: dict[int, int] = {}
+        self._search = _SearchCurves(self._folder / SEARCH, state, rungs)
 
     def __call__(self, event: Event, state: RunState) -> None:
         kind = event["event"]
+        self._search(event, state)
         if kind == records.PROPOSED:
             self._writer_of(state.trials[event["trial"]])
         elif kind == records.EPOCH:
@@ -49,25 +55,86 @@ class TensorBoardLog:
 
     def close(self) -> None:
         """Writes what is still queued."""
+        self._search.close()
         while self._writers:
             self._writers.popitem()[1].close()
 
     def _write_epoch(self, event: Event, trial: TrialState) -> None:
-        writer, about = self._writer_of(trial), {"wall_time": event["time"], "step": event["epoch"]}
-        if self._attempts.get(trial.number) != trial.attempt:  # what an earlier one wrote from here on is forgotten
+        writer = self._writer_of(trial)
+        if self._attempts.get(trial.number) != trial.attempt:
             self._attempts[trial.number] = trial.attempt
-            writer.add_event(LoggedEvent(**about, session_log=SessionLog(status=SessionLog.START)))
-        values = [Summary.Value(tag=_tag(name), simple_value=value) for name, value in _curves(event).items()]
-        writer.add_event(LoggedEvent(**about, summary=Summary(value=values)))
+            _forget_from(event["epoch"], event["time"], writer)
+        curves = {_tag(name): value for name, value in _curves(event).items()}
+        _add(curves, event["epoch"], event["time"], writer)
 
     def _writer_of(self, trial: TrialState) -> EventFileWriter:
         """The open file of a trial; a new one begins with its hyperparameters."""
         if trial.number not in self._writers:
             folder = self._folder / f"{trial.number:04d}_{trial.arm}"
-            writer = EventFileWriter(str(folder), max_queue_size=QUEUED, flush_secs=FLUSH_SECONDS)
+            writer = _writer(folder)
             writer.add_event(LoggedEvent(summary=hparams_pb(_hyperparameters(trial), trial_id=folder.name)))
             self._writers[trial.number] = writer
         return self._writers[trial.number]
+
+
+class _SearchCurves:
+    """Curves of the search itself, over the epochs that all trials have trained together.
+
+    `best/ARM` is the highest last accuracy of its trials that have ended, `survivors/after_epoch_E` how many trials
+    went on after the rung at epoch E, `trials/ended` how many have ended.
+    """
+
+    def __init__(self, folder: Path, state: RunState, rungs: Sequence[int]) -> None:
+        trials = state.trials.values()
+        self._epochs = sum(len(trial.rows) for trial in trials)
+        self._best: dict[str, float] = {}
+        for trial in trials:
+            self._take_end(trial)
+        self._ended = sum(trial.end is not None for trial in trials)
+        self._beyond = {rung: {trial.number for trial in trials if trial.epoch > rung} for rung in rungs}
+        self._writer, self._has_begun = _writer(folder), False
+
+    def __call__(self, event: Event, state: RunState) -> None:
+        if event["event"] == records.EPOCH:
+            self._epochs += 1
+            rung, number = event["epoch"] - 1, event["trial"]
+            if number not in self._beyond.get(rung, {number}):
+                self._beyond[rung].add(number)
+                self._add({f"survivors/after_epoch_{rung:03d}": len(self._beyond[rung])}, event["time"])
+        elif event["event"] == records.STOPPED:
+            trial = state.trials[event["trial"]]
+            self._take_end(trial)
+            self._ended += 1
+            best = {f"best/{trial.arm}": self._best[trial.arm]} if trial.arm in self._best else {}
+            self._add({"trials/ended": self._ended, **best}, event["time"])
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _take_end(self, trial: TrialState) -> None:
+        if trial.end is not None and trial.usable and trial.value is not None:
+            self._best[trial.arm] = max(trial.value, self._best.get(trial.arm, 0.0))
+
+    def _add(self, curves: dict[str, float], time: float) -> None:
+        if not self._has_begun:
+            self._has_begun = True
+            _forget_from(self._epochs, time, self._writer)
+        _add(curves, self._epochs, time, self._writer)
+
+
+def _writer(folder: Path) -> EventFileWriter:
+    return EventFileWriter(str(folder), max_queue_size=QUEUED, flush_secs=FLUSH_SECONDS)
+
+
+def _add(curves: dict[str, float], step: int, time: float, writer: EventFileWriter) -> None:
+    values = [Summary.Value(tag=name, simple_value=value) for name, value in curves.items()]
+    writer.add_event(LoggedEvent(wall_time=time, step=step, summary=Summary(value=values)))
+
+
+def _forget_from(step: int, time: float, writer: EventFileWriter) -> None:
+    """Lets TensorBoard forget what an earlier file of the same folder says of this step and later ones."""
+    log = SessionLog(status=SessionLog.START)
+    writer.add_event(LoggedEvent(wall_time=time, step=step, session_log=log))
 
 
 def _hyperparameters(trial: TrialState) -> dict[str, Any]:

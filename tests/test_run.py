@@ -193,7 +193,8 @@ def ask(address: str, seconds: float, ready: Any, body: Any = None) -> Any:
 
 def test_tensorboard_shows_scalars_by_epoch_and_hyperparameters(finished_run: Path) -> None:
     with tensorboard(finished_run) as address:
-        tags = ask(f"{address}/data/plugin/scalars/tags", 60, lambda found: len(found) == NUM_TRIALS)
+        tags = ask(f"{address}/data/plugin/scalars/tags", 60, lambda found: len(found) == NUM_TRIALS + 1)
+        assert {"best/distil", "trials/ended"} <= set(next(tags[name] for name in tags if name.endswith("search")))
         best = int(analysis.best(results.read(finished_run))["number"][0])
         run = next(name for name in tags if name.endswith(f"{best:04d}_distil"))
         assert {"validation/accuracy", "train/loss", "train/learning_rate", "time/seconds"} <= set(tags[run])
