@@ -148,7 +148,7 @@ def search(
 
 @app.command()
 def analyze(
-    run: Annotated[Path, typer.Argument(help="The run's folder.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="The run's folder; several are compared.")],
     export: Annotated[Path | None, typer.Option(help="Write the best students here.", show_default=False)] = None,
     top: Annotated[int, typer.Option(min=1, help="With --export: how many students of every arm.")] = 1,
     optuna: Annotated[
@@ -156,11 +156,20 @@ def analyze(
     ] = None,
     allow_code: AllowOption = None,
 ) -> None:
-    """Summarise a run: tables here, CSV, pictures and a Markdown report in the run; export its best students."""
-    from kd_tune import report, user_code
+    """Summarise a run: tables here, CSV, pictures and a Markdown report in the run; export its best students.
+
+    Of several runs: show side by side what was searched, what it cost, what was best and what was confirmed.
+    """
+    from kd_tune import compare, report, user_code
 
     user_code.allow(allow_code or [])
     console = make_console()
+    run, *others = runs
+    if others:
+        if export or optuna:
+            raise ConfigError("--export and --optuna are about one run; several are only compared")
+        compare.show(compare.read(runs), console)
+        return
     path = report.write(run, console)
     console.print(f"report: {path}")
     if optuna is not None:
