@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 
 from kd_tune import advice, cli, user_code
 from kd_tune.errors import ExitCode
@@ -33,7 +34,10 @@ def test_options_that_were_not_given_are_not_advised() -> None:
     assert advice.search_again(Path("runs/toy")) == f"{advice.interpreter()} run_search.py --resume runs/toy"
 
 
-def test_a_search_that_cannot_go_on_says_how_it_was_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_search_that_cannot_go_on_says_how_it_was_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # another test's Ray may be running in this process
     run = write_run(tmp_path / "my run", distil=[(0.5, 6, 0.9)])
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))  # and nobody listens
