@@ -28,10 +28,12 @@ from kd_tune.terminal import (
     DataOption,
     DeviceHoursOption,
     HoursOption,
+    MlflowOption,
     NameOption,
     RunsOption,
     SetOption,
     StorageOption,
+    WandbOption,
     check_resumed_alone,
     complain,
     make_console,
@@ -86,6 +88,8 @@ def search(
     max_device_hours: DeviceHoursOption = None,
     address: AddressOption = None,
     storage: StorageOption = None,
+    mlflow: MlflowOption = None,
+    wandb: WandbOption = None,
     resume: Annotated[
         str | None,
         typer.Option(
@@ -114,13 +118,16 @@ def search(
     from kd_tune import user_code
     from kd_tune.limits import Limits
     from kd_tune.search_file import load_search_file
+    from kd_tune.trackers import Trackers
 
     user_code.allow(allow_code or [])
     console = make_console()
-    limits = Limits(max_hours, max_device_hours)
-    launch = searching.Launch(data, address, limits, extend, tuple(warm_start or ()), storage=storage)
+    limits, trackers = Limits(max_hours, max_device_hours), Trackers(mlflow, wandb)
+    launch = searching.Launch(
+        data, address, limits, extend, tuple(warm_start or ()), storage=storage, trackers=trackers
+    )
     if resume is not None:
-        with_it = "--extend, --data, --address, --max-hours, --max-device-hours and --allow-code"
+        with_it = "--extend, --data, --address, --max-hours, --max-device-hours, --mlflow, --wandb and --allow-code"
         check_resumed_alone(with_it, file, name, overrides, num_trials, warm_start, storage, or_resume)
         with stoppable("nothing was begun; the same command begins again"):
             folder = _folder_of(resume, runs, console)

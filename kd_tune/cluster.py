@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +36,7 @@ from ray import tune
 from ray._private import ray_constants
 from ray.air.execution._internal import actor_manager
 from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.tune import Callback
 from ray.tune.execution import tune_controller
 from ray.tune.experiment import Trial
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -51,6 +52,7 @@ from kd_tune.records import METRIC
 from kd_tune.scheduler import RunScheduler
 from kd_tune.search_file import SearchFile
 from kd_tune.searcher import RunSearcher
+from kd_tune.trackers import problem_behind
 from kd_tune.trainable import Host, RunContext, Sender, train_trial
 from kd_tune.tune_callbacks import FailureRecorder, LaunchStopper, Losses, environment_behind
 
@@ -174,12 +176,15 @@ def fit(
     scheduler: RunScheduler,
     room: Room,
     allowance: Allowance,
+    callbacks: Sequence[Callback] = (),
 ) -> None:
     """Gives Ray everything that a run still has to do; returns when it is done, interrupted, or at a limit.
 
+    `callbacks` are told of trials by Ray, too.
+
     Raises:
         EnvironmentProblem: the operating system refused to write what must be written, here or where trials are
-            trained; they go on with the next launch.
+            trained, or a tracker failed; trials go on with the next launch.
     """
     left = run.state.num_left()
     failures = FailureRecorder(run, file.search.max_failures, Losses(ray.nodes))
@@ -189,9 +194,9 @@ def fit(
         _stops_tell_tune(),
     ):
         try:
-            _tuner(trainable, run, searcher, scheduler, room, left, allowance, failures).fit()
+            _tuner(trainable, run, searcher, scheduler, room, left, allowance, failures, callbacks).fit()
         except Exception as error:
-            raise environment_behind(error) or error from None
+            raise environment_behind(error) or problem_behind(error) or error from None
     if failures.problem is not None:
         raise EnvironmentProblem(failures.problem)
 
@@ -205,6 +210,7 @@ def _tuner(
     left: int,
     allowance: Allowance,
     failures: FailureRecorder,
+    callbacks: Sequence[Callback],
 ) -> tune.Tuner:
     return tune.Tuner(
         trainable,
@@ -222,7 +228,7 @@ def _tuner(
         run_config=tune.RunConfig(
             name=f"launch_{run.state.launches:02d}",
             storage_path=str((run.folder / "ray").resolve()),
-            callbacks=[failures],
+            callbacks=[failures, *callbacks],
             stop=LaunchStopper(allowance, failures, room),
             verbose=0,
         ),

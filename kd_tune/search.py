@@ -47,6 +47,7 @@ from kd_tune.space import Space
 from kd_tune.storage import Storage
 from kd_tune.strata import Students
 from kd_tune.tensorboard_log import TensorBoardLog
+from kd_tune.trackers import NO_TRACKERS, Trackers
 from kd_tune.trainable import RunContext
 from kd_tune.warm_start import check_equal, read_earlier
 from kd_tune.watch import watching
@@ -66,6 +67,7 @@ class Launch:
         extend: trials to add to every arm of a run that is resumed.
         warm_start: earlier runs that a new one learns from.
         began: by `time.monotonic`; preparing counts.
+        trackers: who is told of trials, too.
         patience: seconds for which a run that another process holds is waited for.
         storage: a URL or shared folder where a new run is kept too; one that is resumed knows its own.
     """
@@ -77,6 +79,7 @@ class Launch:
     warm_start: tuple[Path, ...] = ()
     began: float = field(default_factory=time.monotonic)
     storage: str | None = None
+    trackers: Trackers = NO_TRACKERS
     patience: float = 0.0
 
 
@@ -92,6 +95,7 @@ def start(file: SearchFile, folder: Path, launch: Launch, console: Console) -> R
     spaces = check(file)
     if folder.exists():
         raise ConfigError(already_there(folder))
+    launch.trackers.check()
     if launch.address is None:
         cluster.check_this_machine(file.resources)
     storage = None if launch.storage is None else storage_for(launch.storage, folder)
@@ -143,6 +147,7 @@ def resume(folder: Path, launch: Launch, console: Console) -> RunState:
         ConfigError: no run here, somebody else is running it, or data or teacher have changed since.
     """
     refuse_confirmation(folder, "go on with: kd-tune confirm")
+    launch.trackers.check()
     with ExitStack() as stack:
         # First, so that a second launcher is refused before it prepares anything.
         run = stack.enter_context(closing(_opened(folder, launch.patience, console)))
@@ -236,7 +241,8 @@ def run_trials(
                     proposer = retrainings or SearchProposer(run, spaces, file.search, students)
                     searcher = RunSearcher(run, proposer, room)
                     scheduler = RunScheduler(run, referee)
-                    cluster.fit(run, file, context, searcher, scheduler, room, allowance)
+                    told = launch.trackers.callbacks(run.folder.name, run.state.launches)
+                    cluster.fit(run, file, context, searcher, scheduler, room, allowance, told)
         _record_end(run, devices, allowance.reached(), console)
         return run.state
 

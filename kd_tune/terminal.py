@@ -36,6 +36,18 @@ StorageOption = Annotated[
         show_default=False,
     ),
 ]
+MlflowOption = Annotated[
+    str | None,
+    typer.Option(
+        "--mlflow", metavar="URI", help="Tell this MLflow of trials, e.g. sqlite:///mlflow.db.", show_default=False
+    ),
+]
+WandbOption = Annotated[
+    str | None,
+    typer.Option(
+        "--wandb", metavar="PROJECT", help="Tell this project of Weights & Biases of trials.", show_default=False
+    ),
+]
 HoursOption = Annotated[
     float | None,
     typer.Option("--max-hours", help="Stop this launch after so many hours; can be resumed.", show_default=False),
