@@ -140,7 +140,7 @@ def search(
             else:
                 state = searching.start(load_search_file(path, overrides or [], num_trials), folder, launch, console)
     with stoppable(f"the search itself has ended; its report is written by: {analyze_again(folder)}"):
-        code = _conclude(folder, state, again, console)
+        code = _conclude(folder, state, data, again, console)
         _copy(folder, again, console)
     raise typer.Exit(code)
 
@@ -281,12 +281,13 @@ def analyze_main() -> Any:
     return main(sys.argv[1:], "analyze", "analyze.py")
 
 
-def _conclude(folder: Path, state: RunState, again: str, console: Console) -> ExitCode:
+def _conclude(folder: Path, state: RunState, data: Path | None, again: str, console: Console) -> ExitCode:
     """Says how a search ended, and writes report and export if there is anything to write.
 
     Args:
         folder: of its run.
         state: that it ended in.
+        data: where they lie, as the command was told.
         again: the command that goes on with it.
         console: is told.
     """
@@ -298,7 +299,7 @@ def _conclude(folder: Path, state: RunState, again: str, console: Console) -> Ex
         path = report.write(folder, console)
         console.print(f"report: {path}")
         if not unfinished:
-            export_best(folder, folder / "export", 1, console, replace=True)
+            export_best(folder, folder / "export", None, data, console, replace=True)
     if unfinished:
         console.print(f"stopped; {unfinished} trials are left; go on with:\n  {again}")
         return ExitCode.RESUMABLE
