@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from kd_tune import __version__, checkpoint, export_speed, results
-from kd_tune.catalog import load_dataset
+from kd_tune.catalog import check_section, load_dataset
 from kd_tune.data import Dataset
 from kd_tune.errors import ConfigError
 from kd_tune.export_checks import (
@@ -81,7 +81,10 @@ def data_of(run: Path, source: Path | None) -> Dataset:
     """
     manifest = read_record(run / MANIFEST, Manifest)
     source = source or (None if manifest.source is None else Path(manifest.source))
-    dataset = load_dataset(load_search_file(run / SEARCH_FILE).trial["dataset"], source)
+    section = load_search_file(run / SEARCH_FILE).trial["dataset"]
+    if problems := check_section("dataset", section):
+        raise ConfigError([f"{run / SEARCH_FILE}: trial.{problem}" for problem in problems])
+    dataset = load_dataset(section, source)
     if dataset.fingerprint != manifest.fingerprints.data:
         raise ConfigError(f"{source or dataset.name}: these are not the images that {run} learnt from")
     return dataset

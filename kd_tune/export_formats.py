@@ -116,12 +116,26 @@ def write_onnx(student: Student, images: Tensor, path: Path) -> None:
             external_data=False,
             verbose=False,
         )
+    _forget_source(path)
+
+
+def _forget_source(path: Path) -> None:
+    """Takes out of an ONNX file where its nodes come from: the paths on this machine, and lines of the user's code."""
+    import onnx
+
+    model = onnx.load(path)
+    for part in (*model.graph.node, *model.graph.value_info, *model.graph.initializer, model.graph, model):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    onnx.save(model, path)
 
 
 def write_torch_export(student: Student, images: Tensor, path: Path) -> None:
     """Writes a program of torch.export with a dynamic batch."""
     with _quiet():
         program = torch.export.export(student, (images[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # as `_forget_source`
         torch.export.save(program, path)
 
 

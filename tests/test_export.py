@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +16,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kd_tune import checkpoint, export
+from kd_tune import checkpoint, cli, export
 from kd_tune.data import Dataset
-from kd_tune.errors import ConfigError
+from kd_tune.errors import ConfigError, ExitCode
 from kd_tune.export import Wanted, data_of, export_best
 from kd_tune.export_formats import FLOAT_FORMATS, INT8_FORMAT, Run, Student, answers, load_onnx
 from kd_tune.ledger import replay
+from kd_tune.manifest import MANIFEST
+from kd_tune.paths import read_json, write_json
+from tests.searches import ROOT
 
 FORMATS = [*FLOAT_FORMATS, INT8_FORMAT]
 FILES = {"README.md", "SHA256SUMS", "config.json", "predict.py", "student.safetensors"}
@@ -96,6 +101,19 @@ def test_int8_holds_8_bit_weights_and_its_accuracy_is_measured(exported: Path, t
         assert said["points_below_float32"] == pytest.approx(100 * (config["val_accuracy"] - accuracy), abs=1e-3)
 
 
+def test_no_file_tells_of_the_machine_that_wrote_it(exported: Path, finished_run: Path) -> None:
+    """Exporters like to note paths and lines of source for every node, also of the user's own networks."""
+    for path in exported.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            if path.suffix == ".pt2":
+                with zipfile.ZipFile(path) as archive:
+                    content = b"".join(archive.read(name) for name in archive.namelist())
+            for told in (ROOT, finished_run, Path.home() / ".cache"):
+                assert str(told).encode() not in content, path
+            assert b"self.network(" not in content, path
+
+
 def test_hashes_are_those_of_the_files(exported: Path) -> None:
     for student in exported.iterdir():
         lines = dict(reversed(line.split("  ")) for line in (student / "SHA256SUMS").read_text().splitlines())
@@ -137,6 +155,27 @@ def test_without_the_data_what_needs_them_is_left_out_and_said(finished_run: Pat
 def test_other_images_than_the_runs_are_refused(finished_run: Path, toy_cifar10_npz: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"these are not the images that .* learnt from"):
         data_of(finished_run, toy_cifar10_npz)
+
+
+def test_data_that_are_gone_are_said_and_data_that_were_named_must_be_there(
+    finished_run: Path, tmp_path: Path, toy_npz: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    write_json(run / MANIFEST, read_json(run / MANIFEST) | {"source": str(tmp_path / "gone.npz")})
+    trial = ["--trial", str(best_trial(run))]
+
+    def analyze(folder: str, *arguments: str) -> Any:
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["analyze", str(run), "--export", str(tmp_path / folder), *trial, *arguments])
+        return stop.value.code
+
+    assert analyze("without") == ExitCode.DONE
+    said = capsys.readouterr().out
+    assert f"the run's data are not at hand ({tmp_path / 'gone.npz'}: no such file): no int8" in said
+    assert analyze("x", "--data", str(tmp_path / "nor.npz")) == ExitCode.USAGE
+    assert f"{tmp_path / 'nor.npz'}: no such file" in capsys.readouterr().err
+    assert analyze("with", "--data", str(toy_npz)) == ExitCode.DONE
+    assert "; int8 " in capsys.readouterr().out
 
 
 def test_a_student_that_is_not_the_trained_one_is_not_exported(
