@@ -207,6 +207,7 @@ def _config(record: Mapping[str, Any]) -> dict[str, Any]:
         "normalisation": record["normalisation"],
         "objective": objective,
         "temperature": objective.get("temperature", 1.0),
+        "epoch": record["row"]["epoch"],
         "val_accuracy": record["row"]["val_accuracy"],
         "val_ece": record["row"]["val_ece"],
         "num_parameters": record["row"]["num_parameters"],

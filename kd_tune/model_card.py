@@ -46,7 +46,8 @@ def write_card(folder: Path, config: Mapping[str, Any]) -> None:
         arm=config["trial"]["arm"],
         objective=in_words(config["objective"]),
         teacher=_teacher(trial),
-        epochs=counted(trial["training"]["num_epochs"], "epoch") + " planned",
+        learnt_from="teacher" in trial and not _is_control(trial),
+        epochs=f"{config['epoch']} of {counted(trial['training']['num_epochs'], 'epoch')}",
         seed=config["trial"]["seed"],
         optimizer=in_words(trial["optimizer"]),
         fingerprint=dataset["fingerprint"],
@@ -72,9 +73,14 @@ def _teacher(trial: Mapping[str, Any]) -> str:
     if "teacher" not in trial:
         return "No teacher."
     name = branch_name(trial["teacher"])
-    if trial["objective"]["name"] in ("cross_entropy", "label_smoothing"):
+    if _is_control(trial):
         return f"A control: it learnt nothing from a teacher (agreement with {name} was measured)."
     return f"Teacher: {name}."
+
+
+def _is_control(trial: Mapping[str, Any]) -> bool:
+    """Whether a trial learns nothing from its teacher."""
+    return trial["objective"]["name"] in ("cross_entropy", "label_smoothing")
 
 
 def _accuracy(config: Mapping[str, Any]) -> Iterator[str]:

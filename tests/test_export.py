@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from kd_tune.export import Wanted, data_of, export_best
 from kd_tune.export_formats import FLOAT_FORMATS, INT8_FORMAT, Run, Student, answers, load_onnx
 from kd_tune.ledger import replay
 from kd_tune.manifest import MANIFEST
+from kd_tune.model_card import write_card
 from kd_tune.paths import read_json, write_json
 from tests.searches import ROOT
 
@@ -132,6 +134,8 @@ def test_the_card_says_what_the_student_is(exported: Path) -> None:
         f"{config['num_parameters']:,} parameters and {config['multiply_adds']:,} multiply-adds an image",
         f"Validation accuracy {config['val_accuracy']:.2%}",
         "unconfirmed",
+        f"- {config['epoch']} of 6 epochs, seed {config['trial']['seed']}",
+        "What its teacher gets wrong it may have learnt.\n- The licence",
         "uint8, [N, 16, 16]; needs",
         "student.onnx | ONNX, opset 18 |",
         config["formats"]["int8"]["sha256"],
@@ -139,6 +143,31 @@ def test_the_card_says_what_the_student_is(exported: Path) -> None:
         "The licence of the data",
     ):
         assert said in card
+    control = (exported / "cross_entropy_1" / "README.md").read_text()
+    assert "A control: it learnt nothing from a teacher" in control
+    assert "the student\n  does too.\n- The licence" in control
+
+
+def test_the_card_leads_with_what_was_confirmed_and_owns_up_to_a_bad_int8(exported: Path, tmp_path: Path) -> None:
+    config = config_of(exported / "distil_1")
+    config["formats"]["int8"] |= {"val_accuracy": 0.5, "points_below_float32": 1.5}
+    write_card(tmp_path, config)
+    assert "That is 1.50 points less: more than one." in (tmp_path / "README.md").read_text()
+    config["formats"]["int8"]["points_below_float32"] = 1.0
+    config["confirmed"] = {"test_accuracies": [0.9, 0.8], "low": 0.79, "high": 0.91}
+    write_card(tmp_path, config)
+    card = (tmp_path / "README.md").read_text()
+    assert "85.00%, the mean of 2 trainings on fresh seeds, 95 % interval 79.00% to 91.00%" in card
+    assert "unconfirmed" not in card
+    assert "more than one" not in card
+
+
+def test_an_int8_file_more_than_a_point_below_is_said_in_the_line(
+    finished_run: Path, toy_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "INT8_FORMAT", replace(INT8_FORMAT, load=_always(1.0)))  # always the first class
+    (line,) = export_best(finished_run, tmp_path / "students", Wanted(trials=(best_trial(finished_run),)), toy_dataset)
+    assert re.search(r"; int8 33\.33%, \d\d\.\d\d points below float32$", line)
 
 
 def test_without_the_data_what_needs_them_is_left_out_and_said(finished_run: Path, tmp_path: Path) -> None:
