@@ -136,7 +136,9 @@ def write_torch_export(student: Student, images: Tensor, path: Path) -> None:
         program = torch.export.export(student, (images[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},))
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # as `_forget_source`
-        torch.export.save(program, path)
+        content = io.BytesIO()  # on a full disk torch would end the process
+        torch.export.save(program, content)
+    path.write_bytes(content.getvalue())
 
 
 def write_int8(student: Student, images: Tensor, path: Path) -> None:
