@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from kd_tune import advice
+from kd_tune.cli_analyze import analyze, analyze_again, export_best
 from kd_tune.cli_doctor import doctor
 from kd_tune.cli_init import init, schema
 from kd_tune.cli_plan import plan
@@ -61,6 +62,7 @@ app.add_typer(teacher_app, name="teacher")
 app.add_typer(data_app, name="data")
 app.command()(init)
 app.command()(schema)
+app.command()(analyze)
 app.command()(plan)
 app.command()(record)
 app.command()(replay)
@@ -147,42 +149,10 @@ def search(
                 state = searching.resume(folder, replace(launch, patience=TAKEOVER_SECONDS), console)
             else:
                 state = searching.start(load_search_file(path, overrides or [], num_trials), folder, launch, console)
-    with stoppable(f"the search itself has ended; its report is written by: {_analyze_again(folder)}"):
-        code = _conclude(folder, state, again, console)
+    with stoppable(f"the search itself has ended; its report is written by: {analyze_again(folder)}"):
+        code = _conclude(folder, state, data, again, console)
         _copy(folder, again, console)
     raise typer.Exit(code)
-
-
-@app.command()
-def analyze(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="The run's folder; several are compared.")],
-    export: Annotated[Path | None, typer.Option(help="Write the best students here.", show_default=False)] = None,
-    top: Annotated[int, typer.Option(min=1, help="With --export: how many students of every arm.")] = 1,
-    optuna: Annotated[
-        Path | None, typer.Option(help="Write the run as Optuna studies to this new SQLite file.", show_default=False)
-    ] = None,
-    allow_code: AllowOption = None,
-) -> None:
-    """Summarise a run: tables here, CSV, pictures and a Markdown report in the run; export its best students.
-
-    Of several runs: show side by side what was searched, what it cost, what was best and what was confirmed.
-    """
-    from kd_tune import compare, report, user_code
-
-    user_code.allow(allow_code or [])
-    console = make_console()
-    run, *others = runs
-    if others:
-        if export or optuna:
-            raise ConfigError("--export and --optuna are about one run; several are only compared")
-        compare.show(compare.read(runs), console)
-        return
-    path = report.write(run, console)
-    console.print(f"report: {path}")
-    if optuna is not None:
-        _export_studies(run, optuna, console)
-    if export is not None:
-        _export(run, export, top, console)
 
 
 @app.command()
@@ -239,7 +209,7 @@ def confirm(
     if result is None:
         console.print(f"stopped before the test set was opened; {go_on}")
         raise typer.Exit(ExitCode.RESUMABLE)
-    with stoppable(f"the confirmation itself has ended; its report is written by: {_analyze_again(run)}"):
+    with stoppable(f"the confirmation itself has ended; its report is written by: {analyze_again(run)}"):
         console.print(f"report: {report.write(run, console)}")
         _copy(run, advice.search_again(run, data, address), console)
 
@@ -321,16 +291,13 @@ def analyze_main() -> Any:
     return main(sys.argv[1:], "analyze", "analyze.py")
 
 
-def _analyze_again(folder: Path) -> str:
-    return advice.command(advice.interpreter(), "analyze.py", folder)
-
-
-def _conclude(folder: Path, state: RunState, again: str, console: Console) -> ExitCode:
+def _conclude(folder: Path, state: RunState, data: Path | None, again: str, console: Console) -> ExitCode:
     """Says how a search ended, and writes report and export if there is anything to write.
 
     Args:
         folder: of its run.
         state: that it ended in.
+        data: where they lie, as the command was told.
         again: the command that goes on with it.
         console: is told.
     """
@@ -342,7 +309,7 @@ def _conclude(folder: Path, state: RunState, again: str, console: Console) -> Ex
         path = report.write(folder, console)
         console.print(f"report: {path}")
         if not unfinished:
-            _export(folder, folder / "export", 1, console, replace=True)
+            export_best(folder, folder / "export", None, data, console, replace=True)
     if unfinished:
         console.print(f"stopped; {unfinished} trials are left; go on with:\n  {again}")
         return ExitCode.RESUMABLE
@@ -389,21 +356,6 @@ def _copy(folder: Path, again: str, console: Console) -> None:
 
     with mirrored(folder, console, f"the rest is copied by: {again}"):
         return
-
-
-def _export_studies(run: Path, target: Path, console: Console) -> None:
-    from kd_tune import optuna_export, results
-
-    names = optuna_export.export_studies(results.read(run), target)
-    console.print(f"optuna: {target} holds the studies {', '.join(names)}; look at them with:")
-    console.print(f"  pip install optuna-dashboard && optuna-dashboard sqlite:///{target}")
-
-
-def _export(run: Path, target: Path, top: int, console: Console, replace: bool = False) -> None:
-    from kd_tune import export
-
-    for line in export.export_best(run, target, top, replace):
-        console.print(f"export: {line}")
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ def confirm(folder: Path, request: Request, launch: Launch, console: Console) ->
         answers = open_test_set(run, place, chosen, found.dataset, beside, request.command(folder))
         groups = found.dataset.class_groups
         result = make_figures(run.state, found.spaces, found.manifest, plan, chosen, left_out, answers, groups)
-        for line in _export(folder, place, chosen, result):
+        for line in _export(folder, place, chosen, result, found.dataset):
             console.print(f"export: {line}")
         write_json(place / confirmation.FIGURES, result.model_dump())
         return result
@@ -328,10 +328,10 @@ def _train(place: Path, plan: Plan, found: Found, launch: Launch, console: Conso
         raise
 
 
-def _export(folder: Path, place: Path, chosen: list[Chosen], result: Confirmation) -> list[str]:
+def _export(folder: Path, place: Path, chosen: list[Chosen], result: Confirmation, dataset: Dataset) -> list[str]:
     """The training with the median validation accuracy of every arm and student, in place of an earlier export."""
     students = {
         arm.export: Exported(checkpoint_of(place, one.median), {"confirmed": arm.model_dump()})
         for one, arm in zip(chosen, result.arms, strict=True)
     }
-    return export_students(students, folder / confirmation.EXPORT, replace=True)
+    return export_students(students, folder / confirmation.EXPORT, dataset, replace=True)

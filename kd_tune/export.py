@@ -1,104 +1,59 @@
-"""The best students of a run, ready to use: `student.safetensors` and `config.json`, and ONNX checked against torch."""
+"""Students of a run, ready to use: a folder each, with weights, other formats, a model card, hashes and a predictor.
+
+Every format answers the validation images before it is left in the folder. Nothing here looks at test images.
+"""
 
 from __future__ import annotations
 
-import importlib.util
-import io
-import logging
+import hashlib
 import shutil
-import warnings
-from collections.abc import Mapping
-from contextlib import redirect_stderr
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
-from kd_tune import __version__, analysis, checkpoint, results
-from kd_tune.catalog import build_network
+from kd_tune import __version__, checkpoint, export_speed, results
+from kd_tune.catalog import check_section, load_dataset
+from kd_tune.data import Dataset
 from kd_tune.errors import ConfigError
-from kd_tune.ledger import KEPT_CHECKPOINTS
-from kd_tune.mirror import newest_checkpoint
-from kd_tune.paths import Record, file_name, read_record, write_json, written_whole
-from kd_tune.teacher import InputShape, Normalisation
+from kd_tune.export_checks import (
+    ONE_POINT,
+    Samples,
+    SelfTestFailed,
+    Yardstick,
+    calibrate,
+    check_format,
+    check_is_trained_one,
+    samples_of,
+    yardstick_of,
+)
+from kd_tune.export_choice import Wanted, choose
+from kd_tune.export_formats import (
+    CONFIG,
+    FLOAT_FORMATS,
+    INT8_FORMAT,
+    Format,
+    Student,
+    load_student,
+    reason,
+    to_floats,
+)
+from kd_tune.export_speed import Speeds
+from kd_tune.ledger import SEARCH_FILE
+from kd_tune.manifest import MANIFEST, Manifest
+from kd_tune.model_card import write_card
+from kd_tune.paths import read_record, write_json, written_whole
+from kd_tune.search_file import load_search_file
 
-CONFIG = "config.json"
-ONNX = "student.onnx"
-OPSET = 18
-# Largest difference between onnxruntime's logits and torch's that is put down to rounding, as a share of the largest
-# logit (at least of 1). At logits of 30, torch was 0.6e-5 away from float64 and 1.1e-5 from onnxruntime.
-TOLERANCE = 1e-5
-CHECKED_IMAGES = 256
+__all__ = ["Exported", "Student", "Wanted", "data_of", "export_best", "export_students", "load_student"]
 
+HASHES = "SHA256SUMS"
+PREDICTOR = Path(__file__).parent / "templates" / "predict.py"
+NO_DATA = "the run's data are not at hand"
 
-class ExportedConfig(Record):
-    """`config.json`: what is needed to build the network again and to feed it."""
-
-    architecture: dict[str, Any]
-    input: InputShape
-    normalisation: Normalisation
-
-
-class Student(nn.Module):
-    """A student with its normalisation inside: images `[B, C, H, W]`, float32 from 0 to 1, to logits `[B, classes]`."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network((images - self.mean) / self.std)
-        return logits
-
-
-def load_student(folder: Path | str) -> Student:
-    """An exported student, in evaluation mode.
-
-    Raises:
-        ConfigError: the folder holds no exported student, or a damaged one.
-    """
-    folder = Path(folder)
-    config = read_record(folder / CONFIG, ExportedConfig)
-    network = build_network(config.architecture, **config.input.model_dump())
-    checkpoint.load_weights(folder / checkpoint.WEIGHTS, network)
-    return Student(network, config.normalisation.mean, config.normalisation.std).eval()
-
-
-def export_best(run: Path, target: Path, top: int, replace: bool = False) -> list[str]:
-    """Exports the best `top` students of every arm, and of every size where the search wanted the best at each.
-
-    Args:
-        run: the run's folder.
-        target: the folder that will hold a folder for each student.
-        top: how many of each.
-        replace: whether an earlier export may lie there; it is replaced.
-
-    Returns:
-        A line about each student.
-
-    Raises:
-        ConfigError: no run here, no checkpoints, or something lies in the target folder.
-    """
-    if top > KEPT_CHECKPOINTS:
-        raise ConfigError(f"--top {top}: a run keeps the checkpoints of each arm's best {KEPT_CHECKPOINTS} trials")
-    tables = results.read(run)
-    found: dict[str, Exported] = {}
-    for name, number in _names(tables, top).items():
-        newest = newest_checkpoint(run, number)
-        if newest is None:
-            raise ConfigError(f"{run}: trial {number} has no checkpoint")
-        found[name] = Exported(newest)
-    if not found:
-        raise ConfigError(f"{run}: no trial has a figure yet; there is nothing to export")
-    return export_students(found, target, replace)
+Advance = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -114,35 +69,137 @@ class Exported:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def export_students(students: Mapping[str, Exported], target: Path, replace: bool = False) -> list[str]:
-    """Writes students into folders of `target`, by name; returns a line about each.
+def data_of(run: Path, source: Path | None) -> Dataset:
+    """The data set of a run.
+
+    Args:
+        run: its folder.
+        source: where the data lie now; None: where the run found them.
 
     Raises:
-        ConfigError: something lies in the target folder that may not be replaced.
+        ConfigError: they are not there, or not those that the run learnt from.
     """
+    manifest = read_record(run / MANIFEST, Manifest)
+    source = source or (None if manifest.source is None else Path(manifest.source))
+    section = load_search_file(run / SEARCH_FILE).trial["dataset"]
+    if problems := check_section("dataset", section):
+        raise ConfigError([f"{run / SEARCH_FILE}: trial.{problem}" for problem in problems])
+    dataset = load_dataset(section, source)
+    if dataset.fingerprint != manifest.fingerprints.data:
+        raise ConfigError(f"{source or dataset.name}: these are not the images that {run} learnt from")
+    return dataset
+
+
+def export_best(
+    run: Path,
+    target: Path,
+    wanted: Wanted,
+    dataset: Dataset | None,
+    replace: bool = False,
+    measure_speed: bool = False,
+    advance: Advance | None = None,
+) -> list[str]:
+    """Exports students of a run.
+
+    Args:
+        run: the run's folder.
+        target: the folder that will hold a folder for each student.
+        wanted: which students.
+        dataset: the run's; None: it is not at hand, so there is no int8, no calibration, and accuracy is not tested.
+        replace: whether an earlier export may lie there; it is replaced.
+        measure_speed: whether to measure students and teachers in onnxruntime; a limit of latency does in any case.
+        advance: told students done and in all.
+
+    Returns:
+        A line about each student, and about what is left out.
+
+    Raises:
+        ConfigError: no run here, no such students, no checkpoints, or something lies in the target folder.
+    """
+    speeds: Speeds | None = None
+
+    def measured(checkpoints: Mapping[int, Path]) -> dict[int, float]:
+        nonlocal speeds
+        speeds, records = export_speed.measure(checkpoints, dataset)
+        export_speed.keep(run, speeds, records, results.read(run).state)
+        found = {number: speeds.latency(record) for number, record in records.items()}
+        return {number: latency for number, latency in found.items() if latency is not None}
+
+    choice = choose(run, wanted, measured)
+    if measure_speed and speeds is None:
+        measured({int(checkpoint.read(folder)["number"]): folder for folder in choice.checkpoints.values()})
+    students = {name: Exported(folder) for name, folder in choice.checkpoints.items()}
+    return [*export_students(students, target, dataset, replace, speeds, advance), *choice.notes]
+
+
+def export_students(
+    students: Mapping[str, Exported],
+    target: Path,
+    dataset: Dataset | None,
+    replace: bool = False,
+    speeds: Speeds | None = None,
+    advance: Advance | None = None,
+) -> list[str]:
+    """Writes students into folders of `target`, by name; returns a line about each.
+
+    Args:
+        students: by the name of their folder.
+        target: the folder that will hold them.
+        dataset: as of `export_best`.
+        replace: whether an earlier export may be replaced.
+        speeds: of these students, if they were measured.
+        advance: told students done and in all.
+
+    Raises:
+        ConfigError: something lies in the target folder that may not be replaced, or no student passed its test.
+    """
+    samples = None if dataset is None else samples_of(dataset)
     with written_whole(target, replace) as temporary:
         temporary.mkdir()
-        return [f"{target / name}: {_export_student(student, temporary / name)}" for name, student in students.items()]
+        lines = []
+        for done, (name, student) in enumerate(students.items()):
+            if advance is not None:
+                advance(done, len(students))
+            lines.append(f"{target / name}: {_export_student(student, temporary / name, samples, speeds)}")
+        if not any(temporary.iterdir()):
+            raise ConfigError(lines)
+        if advance is not None:
+            advance(len(students), len(students))
+    return lines
 
 
-def _names(tables: results.RunTables, top: int) -> dict[str, int]:
-    """The best trials' numbers by what their students will be called: `distil_1`, or `distil_15738_1` by size."""
-    names = {}
-    strata = bool(tables.state.strata)
-    for _, trials in analysis.best(tables, top, ended=True).groupby(["arm", "stratum"][: 1 + strata], sort=False):
-        for rank, trial in enumerate(trials.to_dict("records"), start=1):
-            size = [str(trial["num_parameters"])] if strata else []
-            names["_".join([file_name(str(trial["arm"])), *size, str(rank)])] = int(trial["number"])
-    return names
-
-
-def _export_student(student: Exported, target: Path) -> str:
-    """Writes one student; returns a line about it."""
+def _export_student(student: Exported, target: Path, samples: Samples | None, speeds: Speeds | None) -> str:
+    """Writes one student, or nothing if it is not the one that was trained; returns a line about it."""
     target.mkdir()
     record = checkpoint.read(student.checkpoint)
     shutil.copyfile(student.checkpoint / checkpoint.WEIGHTS, target / checkpoint.WEIGHTS)
+    config = {**_config(record), **student.facts}
+    write_json(target / CONFIG, config)
+    about = f"trial {record['number']}, validation accuracy {config['val_accuracy']:.2%}"
+    exported = load_student(target)
+    yardstick = yardstick_of(exported, samples, config["input"])
+    if samples is not None:
+        try:
+            check_is_trained_one(yardstick, samples, record)
+        except SelfTestFailed as error:
+            shutil.rmtree(target)
+            return f"{about}; not exported, its self-test failed: {error}"
+        config["calibration"] = calibrate(yardstick.logits, samples.val_labels) | {"fitted_on": samples.words}
+    config["self_test"] = _self_test(yardstick, samples)
+    config["formats"] = _add_formats(exported, target, yardstick, samples)
+    if speeds is not None:
+        config["speed"] = speeds.of(record)
+    write_json(target / CONFIG, config)
+    shutil.copyfile(PREDICTOR, target / PREDICTOR.name)
+    write_card(target, config)
+    _write_hashes(target)
+    return "; ".join([about, *_in_words(config["formats"])])
+
+
+def _config(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of its student."""
     objective = record["trial"]["objective"]
-    config: dict[str, Any] = {
+    return {
         "kd_tune": __version__,
         "architecture": record["trial"]["student"],
         "input": record["input"],
@@ -150,91 +207,79 @@ def _export_student(student: Exported, target: Path) -> str:
         "normalisation": record["normalisation"],
         "objective": objective,
         "temperature": objective.get("temperature", 1.0),
+        "epoch": record["row"]["epoch"],
         "val_accuracy": record["row"]["val_accuracy"],
         "val_ece": record["row"]["val_ece"],
         "num_parameters": record["row"]["num_parameters"],
+        "multiply_adds": record["row"].get("multiply_adds"),
         "trial": {key: record[key] for key in ("number", "arm", "seed", "trial", "dataset")},
-        **student.facts,
     }
-    write_json(target / CONFIG, config)
-    about = f"trial {record['number']}, validation accuracy {config['val_accuracy']:.2%}"
-    config["onnx"] = onnx = _add_onnx(target, config["input"])
-    write_json(target / CONFIG, config)
-    if "problem" in onnx:
-        return f"{about}; no ONNX file: {onnx['problem']}"
-    return f"{about}; ONNX agrees with torch to {onnx['largest_difference_from_torch']:.0e}"
 
 
-def _add_onnx(target: Path, shape: dict[str, int]) -> dict[str, Any]:
-    """Adds ONNX to an exported student if it can be had; returns what `config.json` says of it, or the problem."""
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
-    if missing:
+def _self_test(yardstick: Yardstick, samples: Samples | None) -> dict[str, Any]:
+    if samples is None:
+        return {"images": f"{len(yardstick.images)} random images", "val_accuracy": None}
+    return {"images": samples.words, "val_accuracy": yardstick.accuracy}
+
+
+def _add_formats(
+    student: Student, target: Path, yardstick: Yardstick, samples: Samples | None
+) -> dict[str, dict[str, Any]]:
+    """Adds to an exported student what can be had; returns what `config.json` says of each format, or the problem."""
+    images = torch.from_numpy(to_floats(yardstick.images[:2]))
+    weights = {"file": checkpoint.WEIGHTS, **_file_facts(target / checkpoint.WEIGHTS)}
+    found = {"safetensors": weights if yardstick.accuracy is None else weights | {"val_accuracy": yardstick.accuracy}}
+    for kind in FLOAT_FORMATS:
+        found[kind.title] = _add(kind, student, images, target, yardstick)
+    if samples is None:
+        found[INT8_FORMAT.title] = {"problem": f"{NO_DATA} (--data)"}
+    elif "problem" in found[FLOAT_FORMATS[0].title]:
+        found[INT8_FORMAT.title] = {"problem": "it is made from the ONNX file"}
+    else:
+        training = torch.from_numpy(to_floats(samples.train_images))
+        found[INT8_FORMAT.title] = int8 = _add(INT8_FORMAT, student, training, target, yardstick)
+        if yardstick.accuracy is not None and "problem" not in int8:
+            lost = 100 * (yardstick.accuracy - int8["val_accuracy"])
+            int8 |= {"points_below_float32": round(lost, 4), "calibrated_on": f"{len(training)} training images"}
+    return found
+
+
+def _add(kind: Format, student: Student, images: torch.Tensor, target: Path, yardstick: Yardstick) -> dict[str, Any]:
+    """Writes one format, and takes it away again if it does not answer as it should."""
+    if missing := kind.missing():
         return {"problem": f"{', '.join(missing)} missing (pip install 'kd-tune[export]')"}
-    student = load_student(target)
+    path = target / kind.file
     try:
-        difference = export_onnx(student, shape, target / ONNX)
-    except Exception as error:  # whatever the exporter raises about a network; one without ONNX is no reason to stop
-        (target / ONNX).unlink(missing_ok=True)
-        return {"problem": _reason(error)}
-    return {
-        "file": ONNX,
-        "opset": OPSET,
-        "input": "images: [batch, channels, height, width], float32, 0 to 1 (pixels / 255)",
-        "output": "logits: [batch, classes]",
-        "largest_difference_from_torch": difference,
-    }
+        kind.write(student, images, path)
+        checked = check_format(kind.load(path), yardstick, kind.is_float)
+    except Exception as error:  # whatever an exporter raises about a network; one without it is no reason to stop
+        path.unlink(missing_ok=True)
+        return {"problem": str(error) if isinstance(error, SelfTestFailed) else reason(error)}
+    return {"file": kind.file, **kind.facts, **checked, **_file_facts(path)}
 
 
-def _reason(error: BaseException) -> str:
-    """One line: the exporter's own errors are pages of advice, what the network did is their first cause."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+def _file_facts(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
-def export_onnx(student: Student, shape: dict[str, int], path: Path) -> float:
-    """Writes ONNX with a dynamic batch, and compares its logits with torch's on random images.
-
-    Returns:
-        The largest difference between logits.
-
-    Raises:
-        RuntimeError: they differ by more than rounding explains.
-    """
-    images = torch.rand(
-        CHECKED_IMAGES,
-        shape["in_channels"],
-        shape["image_size"],
-        shape["image_size"],
-        generator=torch.Generator().manual_seed(0),
-    )
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # it prints whole programs where it fails
-        warnings.simplefilter("ignore")  # the exporter's, about its own dependencies
-        torch.onnx.export(
-            student,
-            (images[:2],),
-            str(path),
-            input_names=["images"],
-            output_names=["logits"],
-            opset_version=OPSET,
-            dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            external_data=False,
-            verbose=False,
-        )
-    with torch.inference_mode():
-        expected = student(images).numpy()
-    difference = float(np.abs(run_onnx(path, images.numpy()) - expected).max())
-    if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):  # so that NaN is refused
-        raise RuntimeError(f"its logits differ from torch's by {difference:.1e}; please report this")
-    return difference
+def _write_hashes(target: Path) -> None:
+    """Writes SHA256SUMS, which `sha256sum -c` reads."""
+    files = sorted(path for path in target.iterdir())
+    lines = [f"{_file_facts(path)['sha256']}  {path.name}\n" for path in files]
+    (target / HASHES).write_text("".join(lines), encoding="utf-8")
 
 
-def run_onnx(path: Path, images: np.ndarray) -> np.ndarray:
-    """Logits of an exported student from onnxruntime, on the CPU."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {"images": images})[0])
+def _in_words(formats: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What came of each format."""
+    words = []
+    for kind in FLOAT_FORMATS:
+        found = formats[kind.title]
+        difference = found.get("largest_difference_from_torch")
+        agrees = f"{kind.title} agrees with torch " + (f"to {difference:.0e}" if difference else "exactly")
+        words.append(f"no {kind.title} file: {found['problem']}" if "problem" in found else agrees)
+    int8 = formats[INT8_FORMAT.title]
+    if "problem" in int8:
+        return [*words, f"no int8 file: {int8['problem']}"]
+    below = int8["points_below_float32"]
+    warning = f", {below:.2f} points below float32" if below > 100 * ONE_POINT else ""
+    return [*words, f"int8 {int8['val_accuracy']:.2%}{warning}"]

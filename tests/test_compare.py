@@ -102,7 +102,7 @@ def test_the_command(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{0}", "{1}", "--export", "x"], "--export and --optuna are about one run; several are only compared"),
+        (["{0}", "{1}", "--export", "x"], "--export is about one run"),
         (["{0}", "{0}"], "a run is named twice"),
         (["{0}", "{0}x"], "x: no run here"),
     ],

@@ -43,7 +43,7 @@ def test_pickles_that_lie_in_a_run_are_never_opened(run: Path, tmp_path: Path, t
         planted.write_bytes(trap)
     console = Console(quiet=True)
     report.write(run, console)
-    export.export_best(run, tmp_path / "export", top=1)
+    export.export_best(run, tmp_path / "export", export.Wanted(), None)
     state = resume(run, Launch(source=toy_npz, extend=1), console)
     assert len(state.trials) > 3 * 8  # some arms have used up their space
     assert not (tmp_path / "sprung").exists()
@@ -54,7 +54,7 @@ def test_an_arm_of_a_ledger_is_no_path(run: Path, tmp_path: Path) -> None:
     for segment in (run / "ledger").iterdir():
         segment.write_text(segment.read_text().replace('"distil"', '"../../outside"'))
     before = {path for path in tmp_path.rglob("*") if run not in path.parents}
-    export.export_best(run, tmp_path / "b" / "export", top=1)
+    export.export_best(run, tmp_path / "b" / "export", export.Wanted(), None)
     made = {path for path in tmp_path.rglob("*") if run not in path.parents} - before
     assert {path.relative_to(tmp_path).parts[0] for path in made} == {"b"}
     assert (tmp_path / "b" / "export" / "______outside_1").is_dir()

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from kd_tune import results
 from kd_tune.confirm import Request, confirm
-from kd_tune.export import export_best
+from kd_tune.export import Wanted, export_best
 from kd_tune.ledger import read_events, replay
 from kd_tune.mirror import fetch
 from kd_tune.search import Launch, start
@@ -129,7 +129,7 @@ def test_a_search_that_was_fetched_can_be_confirmed_and_exported(
     assert not state.num_left()
     there = fetch(Storage(url).child("toy").url, tmp_path / "there", console)
     shutil.rmtree(tmp_path / "here")
-    assert export_best(there, tmp_path / "students", top=1)
+    assert export_best(there, tmp_path / "students", Wanted(), None)
 
     result = confirm(there, Request(top=1, num_seeds=2), Launch(source=toy_npz), console)
     assert result is not None

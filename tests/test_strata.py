@@ -18,7 +18,7 @@ from kd_tune.config import SearchConfig
 from kd_tune.data import Dataset
 from kd_tune.engine import count_parameters
 from kd_tune.errors import ConfigError
-from kd_tune.export import export_best
+from kd_tune.export import Wanted, export_best
 from kd_tune.glance import Course
 from kd_tune.ledger import KEPT_CHECKPOINTS, Run, checkpoints_of, read_events
 from kd_tune.ranges import Choice, FloatRange
@@ -243,6 +243,6 @@ def test_a_search_for_the_front_exports_the_best_of_every_size(
         assert trial.stratum == stratum_of(trial.rows[1]["num_parameters"], state.strata)
     started = next(event for event in read_events(run) if event["event"] == records.STARTED)
     assert tuple(started["strata"]) == state.strata
-    export_best(run, tmp_path / "students", top=1)
+    export_best(run, tmp_path / "students", Wanted(), None)
     assert {path.name for path in (tmp_path / "students").iterdir()} == {f"distil_{size}_1" for size in state.strata}
     assert set(read(run).trials["stratum"]) == {0, 1}

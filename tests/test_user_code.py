@@ -182,8 +182,9 @@ def test_a_search_with_everything_the_users_own_ends_in_an_exported_student(
     assert not state.unfinished()
     assert all(trial.usable for trial in state.trials.values())
     assert {trial.draw["student.hidden"] for trial in state.trials.values()} <= {4, 8}
-    (line,) = export.export_best(run, allowed / "export", 1)
+    (line,) = export.export_best(run, allowed / "export", export.Wanted(), export.data_of(run, None))
     assert "ONNX agrees with torch" in line
+    assert "; torch.export agrees with torch exactly; int8 " in line
     _refuses_without_permission(run, capsys)
 
 

@@ -236,9 +236,9 @@ class ExportWriter(Writer):
                 shutil.copytree(checkpoints_of(good / "run", 0), place)
 
     def write(self) -> Any:
-        """ONNX that found no room is said in a line, and no reason to export nothing."""
+        """A format that found no room is said in a line, and no reason to export nothing."""
         target = self.disk / "export"
-        export.export_best(self.good / "run", target, top=1, replace=True)
+        export.export_best(self.good / "run", target, export.Wanted(), None, replace=True)
         return sorted((path.name, (path / "student.safetensors").read_bytes()) for path in target.iterdir())
 
 
