@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -25,25 +23,6 @@ TICKS = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.96, 0.97, 0.98, 
 LEGEND = "filled: trained to the end; hollow: stopped earlier"
 COSTS = {"num_parameters": "parameters of the student", "multiply_adds": "multiply-adds of the student for an image"}
 CEILING = 0.9995  # an accuracy of 1 has no place on the scale of halvings
-
-
-def figures(tables: RunTables, shares: pd.DataFrame, by_teacher: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
-    """Every picture of a run that has at least one figure to show, with its file name's stem."""
-    if analysis.usable(tables).empty:
-        return
-    yield "curves", curves(tables)
-    yield "accuracy_by_cost", accuracy_by_cost(tables)
-    if figure := rank_correlation(tables):
-        yield "rank_correlation", figure
-    if not by_teacher.empty:
-        yield "capacity_gap", capacity_gap(tables, by_teacher)
-    if not shares.empty:
-        yield "importance", importance(shares, analysis.comparison_epoch(tables))
-    trials = analysis.usable(tables)
-    for parameter in tables.parameters:
-        if trials[parameter].isna().all():
-            continue
-        yield f"by_{parameter.replace('.', '_')}", by_parameter(tables, parameter)
 
 
 def curves(tables: RunTables) -> Figure:
