@@ -79,12 +79,14 @@ class TableBlock:
         frame: its values.
         shown: as a person reads it, where that is another table.
         most: rows that a page shows, at most; None: all.
+        folded: the words behind which an HTML page hides it; Markdown leaves such a table to its CSV file.
     """
 
     name: str
     frame: pd.DataFrame
     shown: pd.DataFrame | None = None
     most: int | None = None
+    folded: str = ""
 
     @property
     def on_page(self) -> pd.DataFrame:
@@ -104,7 +106,7 @@ class Picture:
 
     Attributes:
         name: of its file, without the ending.
-        title: what it shows, for who cannot see it.
+        title: what it shows; its caption, and what is read to who cannot see it.
         figure: to be drawn.
     """
 
@@ -134,12 +136,14 @@ class Part:
         title: its heading.
         blocks: what it holds; a table without rows is left out by whoever writes it.
         level: of the heading; the report's own title has level 1.
+        short: the title for a list of contents, where it is long.
     """
 
     key: str
     title: str
     blocks: list[Block] = field(default_factory=list)
     level: int = 2
+    short: str = ""
 
 
 def cell(column: Any, value: Any) -> str:

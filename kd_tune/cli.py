@@ -151,14 +151,17 @@ def analyze(
     optuna: Annotated[
         Path | None, typer.Option(help="Write the run as Optuna studies to this new SQLite file.", show_default=False)
     ] = None,
+    html: Annotated[
+        bool, typer.Option("--html", help="Write report.html of a very large run, too [default: up to 2,000 trials].")
+    ] = False,
     allow_code: AllowOption = None,
 ) -> None:
-    """Summarise a run: tables here, CSV, pictures and a Markdown report in the run; export its best students."""
+    """Summarise a run: tables here, CSV, pictures and report (Markdown, HTML, JSON) in it; export its best students."""
     from kd_tune import report, user_code
 
     user_code.allow(allow_code or [])
     console = make_console()
-    path = report.write(run, console)
+    path = report.write(run, console, html)
     console.print(f"report: {path}")
     if optuna is not None:
         _export_studies(run, optuna, console)

@@ -36,9 +36,11 @@ def _block(block: Block) -> str:
         case Lines():
             return "\n".join(f"- {_as_code(item) if block.code else escaped(item)}" for item in block.items)
         case Picture():
-            return f"![{plain(block.title)}]({block.name}.png)"
+            return f"{escaped(block.title)}:\n\n![{plain(block.title)}]({block.name}.png)"
         case Code():
             return code(block.text, block.language)
+        case TableBlock() if block.folded:
+            return "" if block.frame.empty else f"{escaped(block.folded)}: `{block.name}.csv`."
         case TableBlock():
             left_out = f"{block.num_left_out} more are in `{block.name}.csv`." if block.num_left_out else ""
             return "\n\n".join(filter(None, (table(block.on_page), left_out)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,21 +20,26 @@ from kd_tune import (
     budget,
     confirmation,
     diagnosis,
+    html_page,
     markdown,
+    report_json,
     report_parts,
     results,
     rung_diagnosis,
+    svg,
 )
 from kd_tune.analysis import Finding
 from kd_tune.answers_report import Answers
 from kd_tune.blocks import Part, Picture, cell
 from kd_tune.confirmation import Confirmation
 from kd_tune.paths import written_whole
-from kd_tune.progress import short
+from kd_tune.progress import counted, short
 from kd_tune.records import METRIC
 from kd_tune.results import RunTables
 
 TOP = 5
+HTML = "report.html"
+MOST_BY_ITSELF = 2000  # trials; of more the page takes seconds
 
 
 @dataclass(frozen=True)
@@ -57,8 +63,13 @@ class Contents:
     parts: list[Part]
 
 
-def write(folder: Path, console: Console) -> Path:
+def write(folder: Path, console: Console, html: bool = False) -> Path:
     """Writes `report/` in a run's folder, in place of an earlier one, and prints the short of it.
+
+    Args:
+        folder: the run's.
+        console: to print to.
+        html: whether the HTML page is written however many trials there are; otherwise up to `MOST_BY_ITSELF`.
 
     Returns:
         The path of the Markdown page.
@@ -68,18 +79,24 @@ def write(folder: Path, console: Console) -> Path:
     """
     contents = gather(folder)
     target = folder / "report"
-    with written_whole(target, replace=True) as temporary:
+    with written_whole(target, replace=True) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # browsers have more fonts
         temporary.mkdir()
         _write_tables(contents, temporary)
+        pages = _pages(contents, html or len(contents.tables.trials) <= MOST_BY_ITSELF)
+        for name, text in pages.items():
+            (temporary / name).write_text(text, encoding="utf-8")
         for picture in _pictures(contents.parts):
             picture.figure.savefig(temporary / f"{picture.name}.png")
-        page = markdown.page(folder.name, contents.parts)
-        (temporary / "report.md").write_text(page, encoding="utf-8")
     if contents.confirmed is not None:
         show(contents.confirmed, console)
         for note in contents.answers.notes:
             console.print(f"  {note}", markup=False)
     _print(contents, console)
+    if HTML in pages:
+        console.print(f"for a browser: {target / HTML}", markup=False)
+    else:
+        console.print(f"{HTML} is left out of {len(contents.tables.trials):,} trials; --html writes it too")
     return target / "report.md"
 
 
@@ -103,9 +120,26 @@ def gather(folder: Path) -> Contents:
         *([] if confirmed is None else answers_report.parts(answers)),
         *report_parts.of_diagnosis(sections, findings),
         *report_parts.of_ends(tables, sections),
+        report_parts.of_trials(tables),
         report_parts.of_making(tables, confirmed),
     ]
     return Contents(tables, sections, findings, confirmed, answers, parts)
+
+
+def _pages(contents: Contents, html: bool) -> dict[str, str]:
+    """The texts of all pages by file name."""
+    title, parts = contents.tables.folder.name, contents.parts
+    manifest = contents.tables.manifest
+    started = f"started {manifest.created}, seed {manifest.seed}"
+    subtitle = f"A search on {manifest.dataset['name']}, {counted(len(contents.tables.trials), 'trial')}, {started}."
+    pages = {
+        "report.md": markdown.page(title, parts),
+        "report.json": report_json.page(title, subtitle, parts),
+    }
+    if html:
+        pictures = {one.name: svg.inline(one.figure, one.name, one.title) for one in _pictures(parts)}
+        pages[HTML] = html_page.page(title, subtitle, parts, pictures)
+    return pages
 
 
 def _write_tables(contents: Contents, target: Path) -> None:

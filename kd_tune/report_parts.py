@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kd_tune import advice, analysis, confirmation, plots, rung_diagnosis
+from kd_tune import advice, analysis, confirmation, parallel_plot, plots, rung_diagnosis
 from kd_tune.analysis import Finding
 from kd_tune.blocks import Block, Code, Lines, Part, Picture, Prose, TableBlock
 from kd_tune.confirmation import Confirmation
@@ -24,7 +24,7 @@ Sections = Mapping[str, pd.DataFrame]
 
 MOST_SIZES = 12  # of students, that a table has a row each for
 MOST_FAILURES = 50  # that a page shows
-MOST_TRIALS = 200
+MOST_TRIALS = 200  # likewise
 
 
 def title(confirmed: Confirmation) -> str:
@@ -50,6 +50,7 @@ def of_confirmation(confirmed: Confirmation) -> Part:
                 "comparisons (Holm)."
             ),
             TableBlock("confirmed", arms, confirmation.shown_arms(confirmed)),
+            TableBlock("comparisons", confirmation.comparisons_table(confirmed), folded="All comparisons"),
             Lines(confirmation.findings(confirmed)),
             Picture("confirmed", "test accuracy of every confirmed model, with its interval", plots.confirmed(arms)),
             Prose(
@@ -60,6 +61,7 @@ def of_confirmation(confirmed: Confirmation) -> Part:
             ),
             Lines(confirmation.configurations(confirmed), code=True),
         ],
+        short="Confirmation",
     )
 
 
@@ -184,6 +186,10 @@ def of_figures(tables: RunTables, sections: Sections) -> Iterator[Part]:
     ]
     if pictures:
         yield Part("slices", "Parameter by parameter", [*pictures])
+    if figure := parallel_plot.parallel_coordinates(tables):
+        text = "Every distilled trial as a line through its parameters to its validation accuracy, which colours it."
+        picture = Picture("parallel_coordinates", "distilled trials through their parameters to accuracy", figure)
+        yield Part("parallel", "Parallel coordinates", [Prose(text), picture])
     yield _on_cost(tables, sections["fronts"])
 
 
@@ -204,7 +210,7 @@ def _on_rungs(tables: RunTables, table: pd.DataFrame) -> Iterator[Part]:
     blocks: list[Block] = [Prose(text), TableBlock("rungs", table, _with_intervals(table))]
     if figure := plots.rank_correlation(tables):
         blocks.append(Picture("rank_correlation", "rank correlation of each epoch with the end", figure))
-    yield Part("rungs", "Do early epochs rank as the end does?", blocks)
+    yield Part("rungs", "Do early epochs rank as the end does?", blocks, short="Rungs")
 
 
 def _importance(tables: RunTables, shares: pd.DataFrame) -> Part:
@@ -232,7 +238,8 @@ def of_diagnosis(sections: Sections, findings: list[Finding]) -> Iterator[Part]:
     if findings:
         to_do, rest = ([one.text for one in findings if one.act is act] for act in (True, False))
         blocks: list[Block] = [Prose("To change before the next search:"), Lines(to_do)] if to_do else []
-        yield Part("diagnosis", "What the search says about itself", [*blocks, *([Lines(rest)] if rest else [])])
+        blocks += [Lines(rest)] if rest else []
+        yield Part("diagnosis", "What the search says about itself", blocks, short="Diagnosis and advice")
     if not sections["range_ends"].empty:
         ends = TableBlock("range_ends", sections["range_ends"])
         yield Part("range_ends", "Best values at a range's end", [ends], level=3)
@@ -258,6 +265,17 @@ def of_ends(tables: RunTables, sections: Sections) -> Iterator[Part]:
         )
         table = TableBlock("failures", sections["failures"], most=MOST_FAILURES)
         yield Part("failures", "Failures", [Prose(text), table], level=3)
+
+
+def of_trials(tables: RunTables) -> Part:
+    """Every trial, the best first."""
+    ranked = tables.trials.set_index("number", drop=False).rename_axis(None)
+    others = ranked.index.difference(tables.ranking)
+    columns = ["number", "arm", "status", "epoch", METRIC, "num_parameters", *tables.parameters, "train_seconds"]
+    table = ranked.loc[[*tables.ranking, *others], columns]
+    count = counted(len(table), "trial")
+    block = TableBlock("trials", table, most=MOST_TRIALS, folded=f"{count}, the best first")
+    return Part("trials", "All trials", [block])
 
 
 def of_making(tables: RunTables, confirmed: Confirmation | None) -> Part:
