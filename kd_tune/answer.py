@@ -30,7 +30,7 @@ def part(tables: RunTables, confirmed: Confirmation | None) -> Part:
         blocks = _unconfirmed(tables)
     left = tables.state.num_left()
     if left:
-        blocks.append(Lines([f"The search has not ended: {counted(left, 'trial')} left. These are figures so far."]))
+        blocks.append(Lines([f"The search has not ended: {counted(left, 'trial')} left."]))
     return Part("answer", "The answer", blocks)
 
 

@@ -310,7 +310,7 @@ def _analyze_again(folder: Path) -> str:
 
 
 def _conclude(folder: Path, state: RunState, again: str, console: Console) -> ExitCode:
-    """Says how a search ended, and writes report and export if there is anything to write.
+    """Says how a search ended; writes a report if anything was tried, and an export if anything came of it.
 
     Args:
         folder: of its run.
@@ -322,16 +322,15 @@ def _conclude(folder: Path, state: RunState, again: str, console: Console) -> Ex
 
     unfinished = state.num_left()
     usable = any(trial.usable for trial in state.trials.values())
-    if usable:
-        path = report.write(folder, console)
-        console.print(f"report: {path}")
-        if not unfinished:
-            _export(folder, folder / "export", 1, console, replace=True)
+    if state.trials:
+        console.print(f"report: {report.write(folder, console)}")
+    if usable and not unfinished:
+        _export(folder, folder / "export", 1, console, replace=True)
     if unfinished:
         console.print(f"stopped; {unfinished} trials are left; go on with:\n  {again}")
         return ExitCode.RESUMABLE
     if not usable:
-        complain(f"error: no trial of {folder} gave a figure; its ledger says why")
+        complain(f"error: no trial of {folder} gave a figure; its report says why")
         return ExitCode.NOTHING_USABLE
     if failed := state.failed():
         complain(f"error: {len(failed)} of {len(state.trials)} trials failed, the last with: {failed[-1].error}")

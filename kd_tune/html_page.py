@@ -73,7 +73,7 @@ def page(title: str, subtitle: str, parts: Sequence[Part], pictures: Mapping[str
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    style, script = ((TEMPLATES / name).read_text(encoding="utf-8").strip() for name in ("report.css", "report.js"))
     return environment.get_template("report.html.jinja").render(
         title=title,
         subtitle=subtitle,

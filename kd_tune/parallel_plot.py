@@ -99,6 +99,9 @@ def _accuracy_axis(axes: Axes, place: int, values: pd.Series, floor: float, norm
 
 def _draw(axes: Axes, place: int, marks: list[tuple[float, str]]) -> None:
     axes.plot([place, place], [0, 1], color="0.2", linewidth=1, zorder=3)
+    behind = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
     for height, label in marks:
         axes.plot([place - 0.03, place], [height, height], color="0.2", linewidth=1, zorder=3)
-        axes.annotate(label, (place, height), (3, 0), textcoords="offset points", va="center", fontsize=8, zorder=4)
+        axes.annotate(
+            label, (place, height), (3, 0), textcoords="offset points", va="center", fontsize=8, zorder=4, bbox=behind
+        )

@@ -260,9 +260,10 @@ def new_figure(columns: int, width: float, height: float = 4.0) -> tuple[Figure,
 def _scatter(axes: Axes, places: pd.Series, trials: pd.DataFrame, colour: str, marker: str, label: str) -> None:
     """Trials at their accuracies: filled if they were trained to the end, hollow if they were stopped earlier."""
     ended, many = trials["status"] == "completed", len(trials) > MOST_VECTORS
-    axes.scatter(places[ended], trials[METRIC][ended], color=colour, marker=marker, label=label, rasterized=many)
+    look: dict[str, Any] = {"marker": marker, "s": 10 if many else None, "rasterized": many}
+    axes.scatter(places[ended], trials[METRIC][ended], color=colour, label=label, **look)
     hollow: dict[str, Any] = {"facecolors": "none", "edgecolors": colour, "alpha": 0.6}
-    axes.scatter(places[~ended], trials[METRIC][~ended], marker=marker, rasterized=many, **hollow)
+    axes.scatter(places[~ended], trials[METRIC][~ended], **hollow, **look)
 
 
 def _finish(figure: Figure, axes_row: list[Axes], tables: RunTables, shown: pd.Series | None = None) -> None:

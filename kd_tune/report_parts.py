@@ -72,13 +72,17 @@ def of_search(tables: RunTables, sections: Sections, confirmed: Confirmation | N
         f"{int(row['num_parameters']):,} parameters)"
         for row in analysis.best(tables).to_dict("records")
     ]
-    blocks: list[Block] = [Lines(winners or ["No trial gave a figure."])]
-    blocks += [
+    opened = Prose(f"The test set was opened {openings(tables.state)}.")
+    if not winners:
+        yield Part("reported", "What the search reported", [Lines(["No trial gave a figure."]), opened])
+        return
+    blocks: list[Block] = [
+        Lines(winners),
         Prose(
             "These figures are **unconfirmed**: each is the largest of many on the validation images, so it is too "
             "high by an unknown amount, and more so for an arm with more trials."
         ),
-        Prose(f"The test set was opened {openings(tables.state)}."),
+        opened,
     ]
     if confirmed is None:
         blocks.append(Prose("`kd-tune confirm` trains the best again on fresh seeds and measures them on test images."))

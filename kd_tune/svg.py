@@ -17,6 +17,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 OWN_COLOURS = "own_colours"
+WIDE = 800  # pixels; a narrow screen shows less of a wider figure, not a smaller one
 DPI = 160  # of what is rasterised
 DROPPED = {"metadata", "style"}
 DROPPED_STYLES = {"font", "font-family", "mix-blend-mode"}
@@ -41,7 +42,8 @@ def inline(figure: Figure, name: str, title: str) -> str:
     root = ElementTree.fromstring(NO_XML.sub(REPLACEMENT, text.getvalue()))  # noqa: S314 - matplotlib wrote it
     _clean(root, _new_ids(root, name), own_colours=False)
     width, height = (_pixels(root.get(key, "")) for key in ("width", "height"))
-    root.attrib |= {"width": width, "height": height, "class": "plot"}
+    look = "plot wide" if int(width) > WIDE else "plot"
+    root.attrib |= {"width": width, "height": height, "class": look}
     root.attrib |= {"role": "img", "aria-labelledby": f"{name}-title"}
     heading = Element("title", {"id": f"{name}-title"})
     heading.text = NO_XML.sub(REPLACEMENT, title)

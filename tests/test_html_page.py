@@ -18,8 +18,9 @@ import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from kd_tune import confirmation, html_page, parallel_plot, plots, report, report_json, svg
+from kd_tune import cli, confirmation, html_page, parallel_plot, plots, report, report_json, svg
 from kd_tune.blocks import Part, TableBlock
+from kd_tune.errors import ExitCode
 from kd_tune.ledger import Run
 from kd_tune.manifest import Manifest
 from kd_tune.paths import refuse_constant, write_json
@@ -207,6 +208,21 @@ def test_a_run_in_which_nothing_came_out_says_why(tmp_path: Path) -> None:
     assert "Of 3 trials: 2 failed, 1 diverged." in said
     assert "The most frequent error, of 2 trials: RuntimeError: no such layer" in said
     assert "Learning curves" not in said
+    assert "unconfirmed" not in said
+
+
+def test_a_search_in_which_nothing_came_out_ends_with_a_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    tables = write_run(folder, [Trained([0.1], end="diverged")] * 2)
+    for arm in tables.state.quota:
+        tables.state.quota[arm] = 2
+    code = cli._conclude(folder, tables.state, "again", Console(quiet=True))
+    assert code == ExitCode.NOTHING_USABLE
+    assert "its report says why" in capsys.readouterr().err
+    assert (folder / "report" / "report.html").exists()
+    assert not (folder / "export").exists()
 
 
 def test_the_same_run_gives_the_same_bytes(small_run: Path) -> None:
