@@ -13,7 +13,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
 from kd_tune import analysis
-from kd_tune.plots import MOST_VECTORS, halvings
+from kd_tune.plots import halvings
 from kd_tune.records import DISTIL, METRIC
 from kd_tune.results import RunTables
 
@@ -21,12 +21,17 @@ from kd_tune.results import RunTables
 COLOURS = LinearSegmentedColormap.from_list("accuracy", mpl.colormaps["viridis"](np.linspace(0.2, 0.9, 256)))
 NOT_DRAWN = -0.12  # where a trial is that took another branch
 FEWEST = 2  # trials, and parameters
+MOST_LINES = 500  # of more only the best are drawn: the rest would hide them
 
 
 def parallel_coordinates(tables: RunTables) -> Figure | None:
     """The distilled arm's trials, the best on top; None where trials or parameters are too few."""
     trials = analysis.usable(tables)
-    trials = trials[trials["arm"] == DISTIL].iloc[::-1]
+    trials = trials[trials["arm"] == DISTIL]
+    count = f"{len(trials):,} distilled trials"
+    if len(trials) > MOST_LINES:
+        count = f"the best {MOST_LINES} of {count}"
+    trials = trials.head(MOST_LINES).iloc[::-1]
     names = [name for name in tables.parameters if trials[name].nunique() >= FEWEST]
     if len(trials) < FEWEST or len(names) < FEWEST:
         return None
@@ -44,7 +49,6 @@ def parallel_coordinates(tables: RunTables) -> Figure | None:
             colors=COLOURS(norm(levels)),
             linewidths=np.where(np.arange(len(lines)) == len(lines) - 1, 2.6, 0.9),
             alpha=0.75,
-            rasterized=len(lines) > MOST_VECTORS,
         )
     )
     axes.set_xlim(-0.35, len(names) + 0.45)
@@ -53,7 +57,7 @@ def parallel_coordinates(tables: RunTables) -> Figure | None:
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     axes.tick_params(axis="x", length=0)
-    axes.set_title(f"{len(trials):,} distilled trials; thick: the best", fontsize=9, color="0.4")
+    axes.set_title(f"{count}; thick: the best one", fontsize=9, color="0.4")
     return figure
 
 

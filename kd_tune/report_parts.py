@@ -191,7 +191,7 @@ def of_figures(tables: RunTables, sections: Sections) -> Iterator[Part]:
     if pictures:
         yield Part("slices", "Parameter by parameter", [*pictures])
     if figure := parallel_plot.parallel_coordinates(tables):
-        text = "Every distilled trial as a line through its parameters to its validation accuracy, which colours it."
+        text = "Distilled trials as lines through their parameters to their validation accuracy, which colours them."
         picture = Picture("parallel_coordinates", "distilled trials through their parameters to accuracy", figure)
         yield Part("parallel", "Parallel coordinates", [Prose(text), picture])
     yield _on_cost(tables, sections["fronts"])

@@ -18,7 +18,7 @@ import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from kd_tune import cli, confirmation, html_page, parallel_plot, plots, report, report_json, svg
+from kd_tune import cli, confirmation, html_page, parallel_plot, plots, report, report_json, results, svg
 from kd_tune.blocks import Part, TableBlock
 from kd_tune.errors import ExitCode
 from kd_tune.ledger import Run
@@ -232,10 +232,26 @@ def test_the_same_run_gives_the_same_bytes(small_run: Path) -> None:
 def test_crowded_pictures_are_bitmaps(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "<image" not in page_of(small_run)
     monkeypatch.setattr(plots, "MOST_VECTORS", 2)
-    monkeypatch.setattr(parallel_plot, "MOST_VECTORS", 2)
     after = page_of(small_run)
     parsed(after)
-    assert after.count("<image") >= len(("curves", "parallel", "by cost", "by width", "by rate"))
+    assert after.count("<image") >= len(("curves", "by cost", "by width", "by rate"))
+
+
+def test_parallel_coordinates_of_many_trials_are_of_the_best_and_say_so(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = results.read(small_run)
+    figure = parallel_plot.parallel_coordinates(tables)
+    assert figure is not None
+    assert figure.axes[0].get_title() == "3 distilled trials; thick: the best one"
+    monkeypatch.setattr(parallel_plot, "MOST_LINES", 2)
+    figure = parallel_plot.parallel_coordinates(tables)
+    assert figure is not None
+    (lines,) = figure.axes[0].collections
+    accuracies = [segment[-1][1] for segment in lines.get_segments()]  # type: ignore[attr-defined]
+    assert len(accuracies) == 2
+    assert accuracies[-1] == pytest.approx(1.0)
+    assert figure.axes[0].get_title() == "the best 2 of 3 distilled trials; thick: the best one"
 
 
 def test_a_large_run_has_a_page_if_it_is_asked_for(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
