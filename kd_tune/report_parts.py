@@ -13,7 +13,7 @@ from kd_tune.analysis import Finding
 from kd_tune.blocks import Block, Code, Lines, Part, Picture, Prose, TableBlock
 from kd_tune.confirmation import Confirmation
 from kd_tune.ledger import PLAN, SEARCH_FILE
-from kd_tune.paths import read_record
+from kd_tune.paths import file_name, read_record
 from kd_tune.progress import counted, duration, short
 from kd_tune.records import ARMS, METRIC
 from kd_tune.results import RunTables
@@ -133,17 +133,19 @@ def of_settings(tables: RunTables) -> Part:
     """What was searched."""
     file, images = tables.file, tables.manifest.dataset
     counts = f", {images['num_train']:,} images to train on" if images.get("num_train") else ""
-    counts += f", {images['num_val']:,} to select by" if images.get("num_val") else ""
+    counts += f", {images['num_val']:,} to select by" if isinstance(images.get("num_val"), int) else ""
     training, scheduler = file.trial["training"], file.search.scheduler
     pruning = {"none": "no trial is pruned", "median": "trials below the median are pruned"}.get(
         scheduler.name, f"rungs from epoch {scheduler.grace_period} on keep one in {scheduler.reduction_factor}"
     )
+    size = training.get("batch_size")
+    batches = f", batches of {size}" if isinstance(size, int) else ""  # else it is searched, and stands below
     quota = ", ".join(f"{arm} {count}" for arm, count in tables.state.quota.items())
     lines = [
         f"data: {images['name']}{counts}, {len(images['class_names'])} classes",
         f"trials of each arm: {quota}; goal: {file.search.goal}",
         f"sampler: {file.search.sampler.name}; scheduler: {scheduler.name} ({pruning})",
-        f"a trial: {training['num_epochs']} epochs, batches of {training['batch_size']}",
+        f"a trial: {training['num_epochs']} epochs{batches}",
     ]
     rows = [{"parameter": name, "values": describe(leaf)} for name, leaf in Space(file.trial).parameters().items()]
     table = TableBlock("space", pd.DataFrame(rows, columns=["parameter", "values"]))
@@ -185,7 +187,7 @@ def of_figures(tables: RunTables, sections: Sections) -> Iterator[Part]:
         yield _importance(tables, sections["importance"])
     shown = [name for name in tables.parameters if not analysis.usable(tables)[name].isna().all()]
     pictures = [
-        Picture(f"by_{name.replace('.', '_')}", f"validation accuracy by {name}", plots.by_parameter(tables, name))
+        Picture(f"by_{file_name(name)}", f"validation accuracy by {name}", plots.by_parameter(tables, name))
         for name in shown
     ]
     if pictures:

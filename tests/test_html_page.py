@@ -188,6 +188,22 @@ def test_names_that_hold_html_and_scripts_are_text(tmp_path: Path) -> None:
     assert SHOWN in in_cells
 
 
+def test_a_parameters_name_is_no_path(tmp_path: Path) -> None:
+    draws = [{"../outside x": number / 3, "optimizer.lr": 0.01} for number in range(3)]
+    trials = [Trained([0.1, 0.2, 0.3 + draw["../outside x"]], draw=draw) for draw in draws]
+    write_run(tmp_path / "run", trials, **THREE_EPOCHS)
+    parsed(page_of(tmp_path / "run"))
+    assert (tmp_path / "run" / "report" / "by____outside_x.png").exists()
+
+
+def test_a_batch_size_that_is_searched_stands_among_the_parameters(tmp_path: Path) -> None:
+    changes = {"trial.training.batch_size": {"choice": [16, 32]}}
+    write_run(tmp_path / "run", trained(3, arms=["distil"]), **THREE_EPOCHS, **changes)
+    said = words(parsed(page_of(tmp_path / "run")))
+    assert "a trial: 3 epochs parameter" in said
+    assert "training.batch_size {choice: [16, 32]}" in said
+
+
 def test_a_run_of_three_trials_has_a_page(tmp_path: Path) -> None:
     write_run(tmp_path / "run", trained(3, arms=["distil"]), **THREE_EPOCHS)
     said = words(parsed(page_of(tmp_path / "run")))
