@@ -292,7 +292,7 @@ def analyze_main() -> Any:
 
 
 def _conclude(folder: Path, state: RunState, data: Path | None, again: str, console: Console) -> ExitCode:
-    """Says how a search ended, and writes report and export if there is anything to write.
+    """Says how a search ended; writes a report if anything was tried, and an export if anything came of it.
 
     Args:
         folder: of its run.
@@ -305,16 +305,15 @@ def _conclude(folder: Path, state: RunState, data: Path | None, again: str, cons
 
     unfinished = state.num_left()
     usable = any(trial.usable for trial in state.trials.values())
-    if usable:
-        path = report.write(folder, console)
-        console.print(f"report: {path}")
-        if not unfinished:
-            export_best(folder, folder / "export", None, data, console, replace=True)
+    if state.trials:
+        console.print(f"report: {report.write(folder, console)}")
+    if usable and not unfinished:
+        export_best(folder, folder / "export", None, data, console, replace=True)
     if unfinished:
         console.print(f"stopped; {unfinished} trials are left; go on with:\n  {again}")
         return ExitCode.RESUMABLE
     if not usable:
-        complain(f"error: no trial of {folder} gave a figure; its ledger says why")
+        complain(f"error: no trial of {folder} gave a figure; its report says why")
         return ExitCode.NOTHING_USABLE
     if failed := state.failed():
         complain(f"error: {len(failed)} of {len(state.trials)} trials failed, the last with: {failed[-1].error}")

@@ -42,12 +42,15 @@ def analyze(
         bool, typer.Option("--measure-speed", help="With --export: latency and memory of students and teachers.")
     ] = False,
     data: DataOption = None,
+    html: Annotated[
+        bool, typer.Option("--html", help="Write report.html of a very large run, too [default: up to 2,000 trials].")
+    ] = False,
     optuna: Annotated[
         Path | None, typer.Option(help="Write the run as Optuna studies to this new SQLite file.", show_default=False)
     ] = None,
     allow_code: AllowOption = None,
 ) -> None:
-    """Summarise a run: tables here, CSV, pictures and a Markdown report in the run; export its best students.
+    """Summarise a run: tables here, CSV, pictures and report (Markdown, HTML, JSON) in it; export its best students.
 
     Of several runs: show side by side what was searched, what it cost, what was best and what was confirmed.
     """
@@ -66,10 +69,13 @@ def analyze(
     console = make_console()
     run, *others = runs
     if others:
-        _refuse([name for name, value in (("--export", export), ("--optuna", optuna)) if value], "is about one run")
+        _refuse(
+            [name for name, value in (("--export", export), ("--optuna", optuna), ("--html", html)) if value],
+            "is about one run",
+        )
         compare.show(compare.read(runs), console)
         return
-    path = report.write(run, console)
+    path = report.write(run, console, html)
     console.print(f"report: {path}")
     if optuna is not None:
         _export_studies(run, optuna, console)

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
+from kd_tune.svg import OWN_COLOURS
+
 MOST_NUMBERS = 20  # classes; more leave no room for numbers in cells, nor for names
 MOST_COLUMNS = 3
 NARROWEST = 4.4  # inches; the note over the matrices needs so much
@@ -75,8 +77,8 @@ def _matrix(axes: Axes, table: pd.DataFrame, column: str, colours: str, norm: No
     groups = list(table["group"])[::size]
     for place in range(1, size):
         if groups[place] != groups[place - 1]:
-            axes.axhline(place - 0.5, color="0.2", linewidth=1)
-            axes.axvline(place - 0.5, color="0.2", linewidth=1)
+            axes.axhline(place - 0.5, color="0.2", linewidth=1, gid=OWN_COLOURS)
+            axes.axvline(place - 0.5, color="0.2", linewidth=1, gid=OWN_COLOURS)
     axes.set_xlabel("answer")
     axes.set_ylabel("true class")
     shown = names if size <= MOST_NUMBERS else []
@@ -94,11 +96,15 @@ def _numbers(axes: Axes, values: pd.Series, dark: pd.Series, style: str) -> None
         if abs(value) >= 0.5:
             row, column = divmod(place, size)
             colour = "white" if on_dark else "black"
-            axes.text(column, row, style.format(value), ha="center", va="center", fontsize=7, color=colour)
+            axes.text(
+                column, row, style.format(value), ha="center", va="center", fontsize=7, color=colour, gid=OWN_COLOURS
+            )
 
 
 def _outline(axes: Axes, chosen: pd.Series) -> None:
     size = math.isqrt(len(chosen))
     for place in np.flatnonzero(chosen):
         row, column = divmod(int(place), size)
-        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=1.6))
+        axes.add_patch(
+            Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=1.6, gid=OWN_COLOURS)
+        )

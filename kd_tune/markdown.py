@@ -1,49 +1,56 @@
-"""How tables and sentences are written for a person, on the terminal and in Markdown."""
+"""A report in Markdown: what a file says is text in it, whatever it says."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
 
-import jinja2
 import pandas as pd
 
-from kd_tune.progress import short
-from kd_tune.records import METRIC
+from kd_tune.blocks import Block, Code, Facts, Lines, Part, Picture, Prose, TableBlock, cell
 
-PERCENT = {METRIC, "of_full", "importance", "teacher_accuracy", "saved", "share"}
-COUNTS = {
-    "num_parameters",
-    "up_to_parameters",
-    "multiply_adds",
-    "teacher_parameters",
-    "teacher_multiply_adds",
-    "multiply_adds_saved",
-}
-COUNTS |= {"used", "computed"}
 NO_WIDTH = "&#8203;"
 
 
 class Markdown(str):
-    """Text that is Markdown already; everything else that gets into a page is written as `plain` has it."""
+    """Text that is Markdown already."""
 
     __slots__ = ()
 
 
-def render(template: str, **values: Any) -> Markdown:
-    """A page from one of our templates."""
-    # S701 asks for HTML's escapes; `finalize` sees every value, and makes it plain text of Markdown.
-    environment = jinja2.Environment(  # noqa: S701
-        finalize=lambda value: value if isinstance(value, Markdown) else plain(value),
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["markdown"] = Markdown  # for what a macro made
-    return Markdown(environment.get_template(template).render(**values))
+def page(title: str, parts: Iterable[Part]) -> Markdown:
+    """A report's parts as one page; its pictures are PNG files that lie beside it."""
+    pieces = [f"# {escaped(title)}"]
+    for part in parts:
+        pieces.append(f"{'#' * part.level} {escaped(part.title)}")
+        pieces += [_block(block) for block in part.blocks]
+    return Markdown("\n\n".join(piece for piece in pieces if piece) + "\n")
+
+
+def _block(block: Block) -> str:
+    match block:
+        case Prose():
+            return block.text
+        case Facts():
+            return "\n".join(f"- {escaped(f'{fact.label}: {fact.value} ({fact.note})')}" for fact in block.items)
+        case Lines():
+            return "\n".join(f"- {_as_code(item) if block.code else escaped(item)}" for item in block.items)
+        case Picture():
+            return f"{escaped(block.title)}:\n\n![{plain(block.title)}]({block.name}.png)"
+        case Code():
+            return code(block.text, block.language)
+        case TableBlock() if block.folded:
+            return "" if block.frame.empty else f"{escaped(block.folded)}: `{block.name}.csv`."
+        case TableBlock():
+            left_out = f"{block.num_left_out} more are in `{block.name}.csv`." if block.num_left_out else ""
+            return "\n\n".join(filter(None, (table(block.on_page), left_out)))
+
+
+def _as_code(text: str) -> str:
+    """One line as code, which nothing in it can end."""
+    text = " ".join(text.split())
+    ticks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{ticks} {text} {ticks}" if len(ticks) > 1 else f"`{text}`"
 
 
 def plain(value: object) -> str:
@@ -77,14 +84,3 @@ def table(frame: pd.DataFrame) -> Markdown:
         cells = (plain(cell(column, value)) for column, value in zip(columns, row, strict=True))
         lines.append("| " + " | ".join(cells) + " |")
     return Markdown("\n".join(lines))
-
-
-def cell(column: Any, value: Any) -> str:
-    """A value as its column is read: a share as a percentage, a count in full."""
-    if value is None or (isinstance(value, float) and pd.isna(value)):
-        return ""
-    if isinstance(value, float) and column in PERCENT:
-        return f"{value:.2%}"
-    if column in COUNTS:
-        return f"{int(value):,}"
-    return short(value)

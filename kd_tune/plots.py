@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -19,31 +19,15 @@ from kd_tune import analysis, rung_diagnosis
 from kd_tune.records import METRIC
 from kd_tune.results import RunTables
 
+mpl.rcParams["text.parse_math"] = False  # a $ in a name is a $
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 TICKS = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995, 0.998, 0.999)
 LEGEND = "filled: trained to the end; hollow: stopped earlier"
 COSTS = {"num_parameters": "parameters of the student", "multiply_adds": "multiply-adds of the student for an image"}
+MOST_VECTORS = 400  # lines or points of an arm; in a page more are one bitmap
 CEILING = 0.9995  # an accuracy of 1 has no place on the scale of halvings
-
-
-def figures(tables: RunTables, shares: pd.DataFrame, by_teacher: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
-    """Every picture of a run that has at least one figure to show, with its file name's stem."""
-    if analysis.usable(tables).empty:
-        return
-    yield "curves", curves(tables)
-    yield "accuracy_by_cost", accuracy_by_cost(tables)
-    if figure := rank_correlation(tables):
-        yield "rank_correlation", figure
-    if not by_teacher.empty:
-        yield "capacity_gap", capacity_gap(tables, by_teacher)
-    if not shares.empty:
-        yield "importance", importance(shares, analysis.comparison_epoch(tables))
-    trials = analysis.usable(tables)
-    for parameter in tables.parameters:
-        if trials[parameter].isna().all():
-            continue
-        yield f"by_{parameter.replace('.', '_')}", by_parameter(tables, parameter)
 
 
 def curves(tables: RunTables) -> Figure:
@@ -55,7 +39,8 @@ def curves(tables: RunTables) -> Figure:
         rows = tables.history[tables.history["arm"] == arm]
         begins = np.flatnonzero(np.diff(rows["trial"])) + 1
         lines = np.split(rows[["epoch", METRIC]].to_numpy(float), begins)
-        axes.add_collection(LineCollection(lines, color="0.7", linewidth=0.8))
+        many = len(lines) > MOST_VECTORS
+        axes.add_collection(LineCollection(lines, color="0.7", linewidth=0.8, rasterized=many))
         axes.autoscale_view()
         for trial in best[best["arm"] == arm].to_dict("records"):
             rows = tables.history[tables.history["trial"] == trial["number"]]
@@ -79,7 +64,9 @@ def accuracy_by_cost(tables: RunTables) -> Figure:
             mine, front = trials[trials["arm"] == arm], fronts[fronts["arm"] == arm]
             if front.empty:
                 continue
-            axes.scatter(mine[cost], mine[METRIC], s=12, color=colour, marker=marker, alpha=0.3, linewidths=0)
+            many = len(mine) > MOST_VECTORS
+            look: dict[str, Any] = {"color": colour, "marker": marker, "alpha": 0.3, "linewidths": 0}
+            axes.scatter(mine[cost], mine[METRIC], s=12, rasterized=many, **look)
             end = [trials[cost].max()], [front[METRIC].iloc[-1]]  # a front goes on to the right of its last trial
             steps = [np.append(front[cost], end[0]), np.append(front[METRIC], end[1])]
             axes.plot(*steps, color=colour, linewidth=1.2, alpha=0.7, drawstyle="steps-post")
@@ -99,6 +86,10 @@ def _log_sizes(axes: Axes, sizes: list[float]) -> None:
     far = [size for size, last in zip(sizes, [0.0, *sizes], strict=False) if size > 1.3 * last]
     if len(sizes) <= 8 and len(far) == len(sizes):
         axes.set_xticks(sizes, [_short_size(size) for size in sizes])
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(lambda size, _: _short_size(size))
         axes.xaxis.set_minor_locator(NullLocator())
 
 
@@ -268,9 +259,11 @@ def new_figure(columns: int, width: float, height: float = 4.0) -> tuple[Figure,
 
 def _scatter(axes: Axes, places: pd.Series, trials: pd.DataFrame, colour: str, marker: str, label: str) -> None:
     """Trials at their accuracies: filled if they were trained to the end, hollow if they were stopped earlier."""
-    ended = trials["status"] == "completed"
-    axes.scatter(places[ended], trials[METRIC][ended], color=colour, marker=marker, label=label)
-    axes.scatter(places[~ended], trials[METRIC][~ended], marker=marker, facecolors="none", edgecolors=colour, alpha=0.6)
+    ended, many = trials["status"] == "completed", len(trials) > MOST_VECTORS
+    look: dict[str, Any] = {"marker": marker, "s": 10 if many else None, "rasterized": many}
+    axes.scatter(places[ended], trials[METRIC][ended], color=colour, label=label, **look)
+    hollow: dict[str, Any] = {"facecolors": "none", "edgecolors": colour, "alpha": 0.6}
+    axes.scatter(places[~ended], trials[METRIC][~ended], **hollow, **look)
 
 
 def _finish(figure: Figure, axes_row: list[Axes], tables: RunTables, shown: pd.Series | None = None) -> None:
@@ -283,7 +276,7 @@ def _finish(figure: Figure, axes_row: list[Axes], tables: RunTables, shown: pd.S
     low, high = float(values.quantile(0.1)), float(values.max())
     top = 1 - (1 - min(high, CEILING)) * 0.7
     for axes in axes_row:
-        axes.set_yscale("function", functions=(_halvings, _from_halvings))
+        axes.set_yscale("function", functions=(halvings, _from_halvings))
         axes.set_ylim(max(0.0, low - 0.02), top)
         ticks = [tick for tick in TICKS if low <= tick <= top]
         ticks = ticks if len(ticks) > 1 else sorted({low, high})
@@ -291,7 +284,7 @@ def _finish(figure: Figure, axes_row: list[Axes], tables: RunTables, shown: pd.S
         axes.yaxis.set_minor_locator(NullLocator())
 
 
-def _halvings(accuracy: np.ndarray) -> np.ndarray:
+def halvings(accuracy: np.ndarray) -> np.ndarray:
     """How often the error was halved, starting from all wrong."""
     return np.asarray(-np.log2(np.clip(1 - np.asarray(accuracy), 1 - CEILING, None)))
 

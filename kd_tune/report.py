@@ -1,34 +1,75 @@
-"""A run's summary: on the terminal, as CSV files, as pictures, and as a Markdown page that shows them all."""
+"""A run's report: on the terminal, as CSV files, as pictures, and as pages that show them all."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow
 import pyarrow.csv
 from rich.console import Console
 from rich.table import Table
 
-from kd_tune import analysis, answers_report, budget, confirmation, diagnosis, markdown, plots, results, rung_diagnosis
+from kd_tune import (
+    analysis,
+    answer,
+    answers_report,
+    budget,
+    confirmation,
+    diagnosis,
+    html_page,
+    markdown,
+    report_json,
+    report_parts,
+    results,
+    rung_diagnosis,
+    svg,
+)
 from kd_tune.analysis import Finding
+from kd_tune.answers_report import Answers
+from kd_tune.blocks import Part, Picture, cell
 from kd_tune.confirmation import Confirmation
-from kd_tune.ledger import SEARCH_FILE
 from kd_tune.paths import written_whole
-from kd_tune.progress import counted, duration, short
-from kd_tune.records import ARMS, METRIC
+from kd_tune.progress import counted, short
+from kd_tune.records import METRIC
 from kd_tune.results import RunTables
-from kd_tune.run_state import RunState
 
 TOP = 5
-MOST_SIZES = 12  # of students, that a table has a row each for
-MOST_FAILURES = 50  # that the page shows
+HTML = "report.html"
+MOST_BY_ITSELF = 2000  # trials; of more the page takes seconds
 
 
-def write(folder: Path, console: Console) -> Path:
+@dataclass(frozen=True)
+class Contents:
+    """What a report says, before it is written.
+
+    Attributes:
+        tables: the run.
+        sections: tables that follow from it, by name.
+        findings: what the run says about its search.
+        confirmed: its latest confirmation.
+        answers: what that confirmation's students answer.
+        parts: all of it, in the order of a page.
+    """
+
+    tables: RunTables
+    sections: dict[str, pd.DataFrame]
+    findings: list[Finding]
+    confirmed: Confirmation | None
+    answers: Answers
+    parts: list[Part]
+
+
+def write(folder: Path, console: Console, html: bool = False) -> Path:
     """Writes `report/` in a run's folder, in place of an earlier one, and prints the short of it.
+
+    Args:
+        folder: the run's.
+        console: to print to.
+        html: whether the HTML page is written however many trials there are; otherwise up to `MOST_BY_ITSELF`.
 
     Returns:
         The path of the Markdown page.
@@ -36,52 +77,95 @@ def write(folder: Path, console: Console) -> Path:
     Raises:
         ConfigError: no run here, or a damaged one.
     """
-    tables = results.read(folder)
-    confirmed = confirmation.latest(folder)
+    contents = gather(folder)
     target = folder / "report"
-    with written_whole(target, replace=True) as temporary:
+    with written_whole(target, replace=True) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # browsers have more fonts
         temporary.mkdir()
-        tables.trials.to_csv(temporary / "trials.csv", index=False)
-        # A line an epoch: pandas takes ten times as long.
-        pyarrow.csv.write_csv(pyarrow.Table.from_pandas(tables.history), temporary / "history.csv")
-        sections, findings = _sections(tables), diagnosis.findings(tables)
-        for name, table in sections.items():
-            table.to_csv(temporary / f"{name}.csv", index=False)
-        shown = None if confirmed is None else _write_confirmed(folder, confirmed, temporary)
-        pictures = []
-        for name, figure in plots.figures(tables, sections["importance"], sections["by_teacher"]):
-            figure.savefig(temporary / f"{name}.png")
-            pictures.append(name)
-        page = _page(tables, sections, findings, pictures, shown)
-        (temporary / "report.md").write_text(page, encoding="utf-8")
-    if confirmed is not None and shown is not None:
-        show(confirmed, console)
-        for note in shown["answers"].notes:
+        _write_tables(contents, temporary)
+        pages = _pages(contents, html or len(contents.tables.trials) <= MOST_BY_ITSELF)
+        for name, text in pages.items():
+            (temporary / name).write_text(text, encoding="utf-8")
+        for picture in _pictures(contents.parts):
+            picture.figure.savefig(temporary / f"{picture.name}.png")
+    if contents.confirmed is not None:
+        show(contents.confirmed, console)
+        for note in contents.answers.notes:
             console.print(f"  {note}", markup=False)
-    _print(tables, sections, findings, console, "unconfirmed" if confirmed is None else "of the search itself")
+    _print(contents, console)
+    if HTML in pages:
+        console.print(f"for a browser: {target / HTML}", markup=False)
+    else:
+        console.print(f"{HTML} is left out of {len(contents.tables.trials):,} trials; --html writes it too")
     return target / "report.md"
 
 
-def _write_confirmed(run: Path, confirmed: Confirmation, target: Path) -> dict[str, Any]:
-    """Writes tables and pictures of a run's latest confirmation; what the page shows of it."""
-    arms = confirmation.arms_table(confirmed)
-    arms.to_csv(target / "confirmed.csv", index=False)
-    confirmation.comparisons_table(confirmed).to_csv(target / "comparisons.csv", index=False)
-    plots.confirmed(arms).savefig(target / "confirmed.png")
-    place = confirmation.latest_folder(run)
-    assert place is not None
-    return {
-        "title": _title(confirmed),
-        "arms": markdown.table(confirmation.shown_arms(confirmed)),
-        "findings": confirmation.findings(confirmed),
-        "configurations": confirmation.configurations(confirmed),
-        "answers": answers_report.write(place, confirmed, target),
+def gather(folder: Path) -> Contents:
+    """All that a run says.
+
+    Raises:
+        ConfigError: no run here, or a damaged one.
+    """
+    tables = results.read(folder)
+    confirmed, place = confirmation.latest(folder), confirmation.latest_folder(folder)
+    sections, findings = sections_of(tables), diagnosis.findings(tables)
+    answers = Answers() if confirmed is None or place is None else answers_report.gather(place, confirmed)
+    parts = [
+        answer.part(tables, confirmed),
+        *([] if confirmed is None else [report_parts.of_confirmation(confirmed)]),
+        *report_parts.of_search(tables, sections, confirmed),
+        report_parts.of_settings(tables),
+        report_parts.of_cost(sections),
+        *report_parts.of_figures(tables, sections),
+        *([] if confirmed is None else answers_report.parts(answers)),
+        *report_parts.of_diagnosis(sections, findings),
+        *report_parts.of_ends(tables, sections),
+        report_parts.of_trials(tables),
+        report_parts.of_making(tables, confirmed),
+    ]
+    return Contents(tables, sections, findings, confirmed, answers, parts)
+
+
+def _pages(contents: Contents, html: bool) -> dict[str, str]:
+    """The texts of all pages by file name."""
+    title, parts = contents.tables.folder.name, contents.parts
+    manifest = contents.tables.manifest
+    started = f"started {manifest.created}, seed {manifest.seed}"
+    subtitle = f"A search on {manifest.dataset['name']}, {counted(len(contents.tables.trials), 'trial')}, {started}."
+    pages = {
+        "report.md": markdown.page(title, parts),
+        "report.json": report_json.page(title, subtitle, parts),
     }
+    if html:
+        pictures = {one.name: svg.inline(one.figure, one.name, one.title) for one in _pictures(parts)}
+        pages[HTML] = html_page.page(title, subtitle, parts, pictures)
+    return pages
+
+
+def _write_tables(contents: Contents, target: Path) -> None:
+    """Every table as a CSV file."""
+    contents.tables.trials.to_csv(target / "trials.csv", index=False)
+    # A line an epoch: pandas takes ten times as long.
+    pyarrow.csv.write_csv(pyarrow.Table.from_pandas(contents.tables.history), target / "history.csv")
+    for name, table in contents.sections.items():
+        table.to_csv(target / f"{name}.csv", index=False)
+    if contents.confirmed is not None:
+        confirmation.arms_table(contents.confirmed).to_csv(target / "confirmed.csv", index=False)
+        confirmation.comparisons_table(contents.confirmed).to_csv(target / "comparisons.csv", index=False)
+    for student in contents.answers.students:
+        for name, table in student.tables.items():
+            table.to_csv(target / f"{student.stem}{name}.csv", index=False)
+
+
+def _pictures(parts: list[Part]) -> Iterator[Picture]:
+    """Every picture of a report."""
+    for part in parts:
+        yield from (block for block in part.blocks if isinstance(block, Picture))
 
 
 def show(confirmed: Confirmation, console: Console) -> None:
     """Prints what a confirmation found."""
-    console.print(f"\n{_title(confirmed)}", style="bold")
+    console.print(f"\n{report_parts.title(confirmed)}", style="bold")
     for student, rows in confirmation.shown_arms(confirmed).groupby("student", sort=False):
         title = f"{student}, {rows['parameters'].iloc[0]} parameters"
         console.print(_table(rows.drop(columns=["student", "parameters", "trial"]), title))
@@ -89,14 +173,8 @@ def show(confirmed: Confirmation, console: Console) -> None:
         console.print(f"  {line}")
 
 
-def _title(confirmed: Confirmation) -> str:
-    return (
-        f"Confirmed on {confirmed.num_images:,} test images with {confirmed.num_seeds} fresh seeds "
-        f"(opening {confirmed.opening} of the test set)"
-    )
-
-
-def _sections(tables: RunTables) -> dict[str, pd.DataFrame]:
+def sections_of(tables: RunTables) -> dict[str, pd.DataFrame]:
+    """Tables that follow from a run's, by name."""
     return {
         "best": analysis.best(tables, TOP),
         "best_by_student": analysis.best_by_student(tables),
@@ -114,9 +192,9 @@ def _sections(tables: RunTables) -> dict[str, pd.DataFrame]:
     }
 
 
-def _print(
-    tables: RunTables, sections: dict[str, pd.DataFrame], findings: list[Finding], console: Console, standing: str
-) -> None:
+def _print(contents: Contents, console: Console) -> None:
+    tables, sections = contents.tables, contents.sections
+    standing = "unconfirmed" if contents.confirmed is None else "of the search itself"
     console.print(f"\nThe best of each arm by validation accuracy ({standing})", style="bold")
     for _, row in analysis.best(tables).iterrows():
         configuration = " ".join(f"{name}={short(row[name])}" for name in tables.parameters if pd.notna(row[name]))
@@ -124,8 +202,9 @@ def _print(
         console.print(
             f"  {row['arm']}: {row[METRIC]:.2%} (trial {row['number']}, {size}) {configuration}",
         )
+    by_size = report_parts.pivot(sections["best_by_student"])
     for title, frame in (
-        ("The best of each arm at every size of student (after so many epochs)", _pivot(sections["best_by_student"])),
+        ("The best of each arm at every size of student (after so many epochs)", by_size),
         ("What students of each teacher reach", sections["by_teacher"]),
         ("How trials ended", sections["outcomes"]),
     ):
@@ -133,24 +212,12 @@ def _print(
             continue
         console.print()
         console.print(_table(frame, title))
-    to_do = [finding.text for finding in findings if finding.act]
+    to_do = [finding.text for finding in contents.findings if finding.act]
     if to_do:
         console.print("\nBefore the next search", style="bold")
     for text in to_do:
         console.print(f"  {text}", markup=False)
-    console.print(f"\nThe test set was opened {_openings(tables.state)}.\n")
-
-
-def _openings(state: RunState) -> str:
-    """How often a run opened its test set, and whether its search went on as if it had not."""
-    times = f"{counted(len(state.test_openings), 'time')} by this run"
-    later = sum(trial.after_opening for trial in state.trials.values())
-    if not later:
-        return times
-    return (
-        f"{times}, and the search went on after that, by {later} trials: "
-        "what is confirmed again among them was chosen after a look"
-    )
+    console.print(f"\nThe test set was opened {report_parts.openings(tables.state)}.\n")
 
 
 def _table(frame: pd.DataFrame, title: str | None = None) -> Table:
@@ -158,64 +225,5 @@ def _table(frame: pd.DataFrame, title: str | None = None) -> Table:
     for column in frame.columns:
         table.add_column(str(column).replace("_", " "), justify="left" if column in ("student", "arm") else "right")
     for values in frame.itertuples(index=False):
-        table.add_row(*(markdown.cell(column, value) for column, value in zip(frame.columns, values, strict=True)))
+        table.add_row(*(cell(column, value) for column, value in zip(frame.columns, values, strict=True)))
     return table
-
-
-def _pivot(best_by_student: pd.DataFrame) -> pd.DataFrame:
-    """A row a size of student, or of many a group of sizes, a column an arm; each figure with the epochs it took."""
-    sizes = sorted(best_by_student["num_parameters"].unique())
-    groups = np.array_split(sizes, MOST_SIZES) if len(sizes) > MOST_SIZES else [[size] for size in sizes]
-    first = "num_parameters" if len(groups) == len(sizes) else "up_to_parameters"
-    rows = []
-    for group in groups:
-        best = best_by_student[best_by_student["num_parameters"].isin(group)].sort_values(METRIC)
-        cells = {row["arm"]: f"{row[METRIC]:.2%} ({row['epoch']})" for row in best.to_dict("records")}
-        rows.append({first: int(group[-1]), **cells})
-    arms = [arm for arm in ARMS if arm in set(best_by_student["arm"])]
-    return pd.DataFrame(rows, columns=[first, *arms])
-
-
-def _with_intervals(rungs: pd.DataFrame) -> pd.DataFrame:
-    """The table of rungs with each correlation and its interval in one cell."""
-    cells = [
-        "too few" if pd.isna(row["rho"]) else f"{row['rho']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
-        for row in rungs.to_dict("records")
-    ]
-    shown = rungs.drop(columns=["rho", "low", "high"])
-    shown.insert(3, "rank_correlation", cells)
-    return shown
-
-
-def _page(
-    tables: RunTables,
-    sections: dict[str, pd.DataFrame],
-    findings: list[Finding],
-    pictures: list[str],
-    confirmed: dict[str, Any] | None,
-) -> str:
-    shown = sections | {"best_by_student": _pivot(sections["best_by_student"])}
-    shown["failures"] = sections["failures"].head(MOST_FAILURES)
-    shown["rungs"] = _with_intervals(sections["rungs"])
-    winner = analysis.best(tables)
-    return markdown.render(
-        "report.md.jinja",
-        run=tables.folder.name,
-        confirmed=confirmed,
-        manifest=tables.manifest,
-        openings=_openings(tables.state),
-        arms=tables.state.quota,
-        has_controls=len(tables.state.quota) > 1,
-        winners=[
-            (row["arm"], f"{row[METRIC]:.2%}", int(row["number"]), f"{int(row['num_parameters']):,}")
-            for _, row in winner.iterrows()
-        ],
-        tables={name: markdown.table(table) for name, table in shown.items()},
-        findings=[markdown.escaped(finding.text) for finding in findings],
-        prunes=rung_diagnosis.prunes(tables),
-        epoch=analysis.comparison_epoch(tables),
-        pictures=pictures,
-        time=duration(float(tables.trials["train_seconds"].sum())),
-        search_file=markdown.code((tables.folder / SEARCH_FILE).read_text(encoding="utf-8"), "yaml"),
-        more_failures=max(0, len(sections["failures"]) - MOST_FAILURES),
-    )

@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from rich.console import Console
 
-from kd_tune import answers, answers_report, confirmation, report
+from kd_tune import answers, answers_report, confirmation, markdown, report
 from kd_tune.answers import LABELS, LOGITS, TEACHER_LOGITS
+from kd_tune.answers_report import Answers
+from kd_tune.blocks import Picture
 from kd_tune.confirmation import ANSWERS
 from kd_tune.errors import ConfigError
 from kd_tune.paths import write_json
@@ -53,8 +54,19 @@ def test_answers_come_back_by_student_with_the_networks_that_are_exported(tmp_pa
 def test_a_student_with_one_model_has_nothing_to_compare(tmp_path: Path) -> None:
     confirmed = keep(tmp_path, {"lone": one_model(drawn(0)), "wide": drawn(0)})
     assert [student for student, _ in answers.read(tmp_path, confirmed)] == ["wide"]
-    answers_report.write(tmp_path, confirmed, tmp_path)
-    assert {path.name[:10] for path in tmp_path.glob("*.png")} == {"answers_2_"}  # its place in the confirmation
+    found = answers_report.gather(tmp_path, confirmed)
+    assert {name[:10] for name in pictures(found)} == {"answers_2_"}  # its place in the confirmation
+
+
+def pictures(found: Answers) -> list[str]:
+    """Names of the pictures of a report, in order."""
+    blocks = [block for part in answers_report.parts(found) for block in part.blocks]
+    return [block.name for block in blocks if isinstance(block, Picture)]
+
+
+def section(found: Answers) -> str:
+    """What Markdown says of the answers."""
+    return markdown.page("run", answers_report.parts(found))
 
 
 def without(name: str) -> Callable[[Arrays], Arrays]:
@@ -100,29 +112,25 @@ def test_a_damaged_file_of_answers_is_named(tmp_path: Path, keep_bytes: int) -> 
 def test_every_table_and_picture_is_written_for_every_student_and_shown(tmp_path: Path) -> None:
     students = {"wide": drawn(0, num_models=3, images_a_class=100), "narrow": drawn(0, images_a_class=100)}
     confirmed = keep(tmp_path, students)
-    (target := tmp_path / "report").mkdir()
-    written = answers_report.write(tmp_path, confirmed, target)
-    assert written.notes == []
-    files = {path.name for path in target.iterdir()}
-    tables = {table for needed, _ in answers_report.PICTURES.values() for table in needed}
-    for number in (1, 2):
-        expected = {f"{name}.png" for name in answers_report.PICTURES} | {f"{name}.csv" for name in tables}
-        assert expected == {name[len("answers_1_") :] for name in files if name.startswith(f"answers_{number}_")}
-    shown = re.findall(r"\]\((.*?)\)", written.section)
-    assert sorted(shown) == sorted(name for name in files if name.endswith(".png"))
-    assert "| model 0 - model 2 |" in written.section
-    differences = pd.read_csv(target / "answers_1_confusion_differences.csv")
-    assert set(differences["reference"]) == {"model 0"}
+    found = answers_report.gather(tmp_path, confirmed)
+    assert found.notes == []
+    assert [student.name for student in found.students] == ["wide", "narrow"]
+    needed = {table for tables, _ in answers_report.PICTURES.values() for table in tables}
+    for student in found.students:
+        assert set(student.tables) == needed
+    shown = pictures(found)
+    assert sorted(shown) == sorted(f"answers_{number}_{name}" for number in (1, 2) for name in answers_report.PICTURES)
+    assert "| model 0 - model 2 |" in section(found)
+    assert set(found.students[0].tables["confusion_differences"]["reference"]) == {"model 0"}
 
 
 def test_what_needs_a_teacher_or_groups_is_left_out_without(tmp_path: Path) -> None:
-    written = answers_report.write(
-        tmp_path, keep(tmp_path, {"wide": replace(drawn(0), teacher=None, groups=None)}), tmp_path
-    )
+    found = answers_report.gather(tmp_path, keep(tmp_path, {"wide": replace(drawn(0), teacher=None, groups=None)}))
+    page = section(found)
     for title in ("Confusions inside groups", "Class profiles", "Agreement with the teacher"):
-        assert f"### {title}" not in written.section
+        assert f"### {title}" not in page
     for title in ("Which models differ", "Accuracy by class", "Confusions", "Calibration"):
-        assert f"### {title}" in written.section
+        assert f"### {title}" in page
 
 
 def test_a_teacher_that_is_never_wrong_leaves_out_the_images_that_it_gets_wrong(tmp_path: Path) -> None:
@@ -130,19 +138,19 @@ def test_a_teacher_that_is_never_wrong_leaves_out_the_images_that_it_gets_wrong(
     teacher = replace(found.teacher, logits=np.eye(4, dtype=np.float32)[found.labels][None])  # type: ignore[type-var]
     tables, _ = answers_report.tables_of(replace(found, teacher=teacher))
     assert set(tables["agreement_differences"]["of"]) == {"all images"}
-    answers_report.write(tmp_path, keep(tmp_path, {"wide": replace(found, teacher=teacher)}), tmp_path)
-    assert (tmp_path / "answers_1_agreement_differences.png").exists()
-    assert not (tmp_path / "answers_1_agreement_differences_teacher_wrong.png").exists()
+    shown = pictures(answers_report.gather(tmp_path, keep(tmp_path, {"wide": replace(found, teacher=teacher)})))
+    assert "answers_1_agreement_differences" in shown
+    assert "answers_1_agreement_differences_teacher_wrong" not in shown
 
 
 def test_a_class_with_one_test_image_leaves_out_figures_by_class_and_says_so(tmp_path: Path) -> None:
-    written = answers_report.write(tmp_path, keep(tmp_path, {"wide": few_of_a_class(drawn(0))}), tmp_path)
-    assert written.notes == [
+    found = answers_report.gather(tmp_path, keep(tmp_path, {"wide": few_of_a_class(drawn(0))}))
+    assert found.notes == [
         "wide: figures by class are left out: class 'class 0' has 1 test images; figures by class need at least 2 of "
         "every class"
     ]
-    assert written.notes[0] in written.section
-    names = {path.stem[len("answers_1_") :] for path in tmp_path.glob("*.csv")}
+    assert found.notes[0] in section(found)
+    names = set(found.students[0].tables)
     assert not names & BY_CLASS
     assert {"accuracy", "paired_tests", "agreement", "calibration", "inside_groups"} <= names
 
@@ -155,12 +163,11 @@ def test_a_confirmation_without_answers_to_compare_says_so(tmp_path: Path, kept:
     confirmed = keep(tmp_path, {"lone": one_model(drawn(0))})
     if not kept:
         (tmp_path / ANSWERS).unlink()
-    (target := tmp_path / "report").mkdir()
-    written = answers_report.write(tmp_path, confirmed, target)
-    assert len(written.notes) == 1
-    assert re.search(line, written.notes[0])
-    assert "###" not in written.section
-    assert not list(target.iterdir())
+    found = answers_report.gather(tmp_path, confirmed)
+    assert len(found.notes) == 1
+    assert re.search(line, found.notes[0])
+    assert "###" not in section(found)
+    assert not found.students
 
 
 def test_a_runs_report_shows_the_answers_of_its_latest_confirmation(tmp_path: Path) -> None:
@@ -170,8 +177,8 @@ def test_a_runs_report_shows_the_answers_of_its_latest_confirmation(tmp_path: Pa
     write_json(place / confirmation.FIGURES, keep(place, {"wide": by_hand()}).model_dump())
     page = report.write(run, Console(quiet=True))
     text = page.read_text()
-    assert text.index("## Confirmed on 6 test images") < text.index("## What the students answer")
-    assert text.index("![confusions, wide](answers_1_confusions.png)") < text.index("## What the search reported")
+    assert text.index("## Confirmed on 6 test images") < text.index("## What the search reported")
+    assert text.index("## What the students answer") < text.index("![confusions, wide](answers_1_confusions.png)")
     assert (page.parent / "answers_1_confusions.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from kd_tune import records, report
+from kd_tune import records, report, report_parts
 from kd_tune.failures import CRASH, HANG, LOST, LOST_HOST, MEMORY, explain
 from kd_tune.ledger import Run
 from kd_tune.storage import Storage
@@ -123,7 +123,7 @@ def test_the_report_holds_a_table_of_failures_with_what_explains_each(tmp_path: 
     folder = tmp_path / "run"
     write_run(folder, [Trained([0.5, 0.6]), Trained([0.5], end=None), Trained([0.1], end="diverged")])
     run = Run(folder)
-    for _ in range(report.MOST_FAILURES):
+    for _ in range(report_parts.MOST_FAILURES):
         run.record(records.RETRIED, trial=1, epoch=1, what=LOST, error="its node has gone")
     run.record(records.RETRIED, trial=0, error="KeyError: a|b <script>[x](y)")
     run.record(records.STOPPED, trial=1, reason="failed", epoch=1, what=MEMORY, error="out of memory on its GPU")
@@ -131,12 +131,12 @@ def test_the_report_holds_a_table_of_failures_with_what_explains_each(tmp_path: 
     page = report.write(folder, Console(quiet=True)).read_text()
     shown = page.partition("### Failures")[2].partition("\n#")[0]
     assert "| 0 | distil |  | 1 | crash | started again | KeyError: a\\|b \\<script\\>\\[x\\](y) |" in shown
-    assert shown.count("| 1 | distil | 1 |") == report.MOST_FAILURES - 1
+    assert shown.count("| 1 | distil | 1 |") == report_parts.MOST_FAILURES - 1
     assert "| 1 | distil | 1 | 1 | lost | started again | its node has gone |" in shown
     assert "2 more are in `failures.csv`" in shown
     table = pd.read_csv(folder / "report" / "failures.csv")
     last = table.iloc[-1]
-    assert len(table) == report.MOST_FAILURES + 2
-    assert (last["number"], last["time"], last["then"]) == (1, report.MOST_FAILURES + 1, "failed")
+    assert len(table) == report_parts.MOST_FAILURES + 2
+    assert (last["number"], last["time"], last["then"]) == (1, report_parts.MOST_FAILURES + 1, "failed")
     assert (last["what"], last["error"]) == (MEMORY, "out of memory on its GPU")
     assert 2 not in set(table["number"])

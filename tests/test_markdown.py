@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from matplotlib.figure import Figure
 
 from kd_tune import markdown
+from kd_tune.blocks import Block, Fact, Facts, Lines, Part, Picture, Prose, TableBlock
 
 HOSTILE = "<script>alert(1)</script> [a](javascript:x) ![b](http://example.org/c.png) | `d`\n# e"
 ACTIVE = re.compile(r"(?<!\\)(?:\\\\)*[`\[\]<>|]")  # not behind an odd number of backslashes
@@ -73,12 +75,28 @@ def test_a_block_of_code_ends_where_its_file_ends(text: str) -> None:
     assert all(last not in line for line in inside)
 
 
-def test_every_value_of_a_page_is_text_but_what_is_markdown_already() -> None:
-    student = {"name": HOSTILE, "pictures": {"accuracy": "answers_1_accuracy.png"}, "base": HOSTILE}
-    student["pairs"] = markdown.table(pd.DataFrame({"model": [HOSTILE]}))
-    page = markdown.render("answers.md.jinja", students=[student], notes=[HOSTILE, markdown.Markdown("[ours](x)")])
-    assert "[ours](x)" in page
-    assert "(answers_1_accuracy.png)" in page
-    assert "| model |" in page
-    assert "<script>" not in page.replace("\\<script", "")
-    assert "![b]" not in page
+def test_every_value_of_a_page_is_text() -> None:
+    hostile = pd.DataFrame({HOSTILE: [HOSTILE]})
+    blocks: list[Block] = [
+        Facts([Fact(HOSTILE, HOSTILE, HOSTILE)]),
+        Lines([HOSTILE]),
+        Lines([HOSTILE], code=True),
+        TableBlock("table", hostile),
+        Picture("accuracy", HOSTILE, Figure()),
+    ]
+    page = markdown.page(HOSTILE, [Part("part", HOSTILE, [Prose("**ours**"), *blocks])])
+    assert "**ours**" in page
+    assert "](accuracy.png)" in page
+    in_code = "`` " + " ".join(HOSTILE.split()) + " ``"
+    assert page.count(in_code) == 1
+    text = page.replace(in_code, "")
+    assert "<script>" not in text.replace("\\<script", "")
+    assert "![b]" not in text
+
+
+def test_a_table_says_how_many_rows_it_leaves_out() -> None:
+    table = TableBlock("failures", pd.DataFrame({"number": range(9)}), most=7)
+    page = markdown.page("run", [Part("failures", "Failures", [table])])
+    assert "| 6 |" in page
+    assert "| 7 |" not in page
+    assert "2 more are in `failures.csv`." in page

@@ -69,7 +69,7 @@ def test_the_report_shows_students_by_teacher(run: Path) -> None:
     page = report.write(run, Console(quiet=True))
     text = page.read_text()
     assert "## By teacher" in text
-    assert "![capacity_gap](capacity_gap.png)" in text
+    assert "](capacity_gap.png)" in text
     assert (page.parent / "capacity_gap.png").read_bytes().startswith(b"\x89PNG")
 
 

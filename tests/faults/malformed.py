@@ -364,7 +364,7 @@ class Ledgers(Kind):
         analysis.pareto(tables)
         self.num_read += 1
         if self.num_read % 20 == 0:  # slower
-            report._sections(tables)
+            report.sections_of(tables)
             diagnosis.findings(tables)
         if self.has_checksums:
             assert tables.state in self.states, "another run, and no word of it"
@@ -404,7 +404,7 @@ class Manifests(Kind):
             return "read: the good manifest"
         self.num_read += 1
         if self.num_read % 20 == 0:  # slower
-            report._sections(results.read(self.run))
+            report.sections_of(results.read(self.run))
         return "read: a record as a person wrote it"
 
     @property
