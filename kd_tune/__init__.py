@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kd_tune import ray_environment as ray_environment
+
 if TYPE_CHECKING:
     from kd_tune.library import ConfigError, load_student, read_run, resume_search, run_search, train_trial
 
