@@ -43,6 +43,7 @@ from kd_tune.terminal import (
 )
 
 if TYPE_CHECKING:
+    from kd_tune.data import Dataset
     from kd_tune.run_state import RunState
 
 TAKEOVER_SECONDS = 180.0  # a network file system lets go of a lost machine's locks after 90
@@ -308,7 +309,9 @@ def _conclude(folder: Path, state: RunState, data: Path | None, again: str, cons
     if state.trials:
         console.print(f"report: {report.write(folder, console)}")
     if usable and not unfinished:
-        export_best(folder, folder / "export", None, data, console, replace=True)
+        dataset = export_best(folder, folder / "export", None, data, console, replace=True)
+        if dataset is not None:
+            _picture(folder, dataset, console)
     if unfinished:
         console.print(f"stopped; {unfinished} trials are left; go on with:\n  {again}")
         return ExitCode.RESUMABLE
@@ -319,6 +322,16 @@ def _conclude(folder: Path, state: RunState, data: Path | None, again: str, cons
         complain(f"error: {len(failed)} of {len(state.trials)} trials failed, the last with: {failed[-1].error}")
         return ExitCode.PARTIAL
     return ExitCode.DONE
+
+
+def _picture(folder: Path, dataset: Dataset, console: Console) -> None:
+    """Adds to TensorBoard how the exported students answer the validation images."""
+    from kd_tune import validation_pictures
+
+    try:
+        validation_pictures.write(folder, folder / "export", dataset)
+    except ConfigError as error:
+        console.print(f"tensorboard: no pictures of the exported students: {error}", markup=False)
 
 
 def _folder_of(run: str, runs: Path, console: Console) -> Path:

@@ -104,7 +104,7 @@ def export_best(
     console: Console,
     replace: bool = False,
     measure_speed: bool = False,
-) -> None:
+) -> Dataset | None:
     """Exports students of a run, and says what came of each.
 
     Args:
@@ -115,6 +115,9 @@ def export_best(
         console: is told.
         replace: whether an earlier export may lie there.
         measure_speed: whether to measure latency and memory.
+
+    Returns:
+        The run's data; None: they are not at hand.
     """
     from kd_tune import export
     from kd_tune.progress import progress
@@ -124,6 +127,7 @@ def export_best(
         lines = export.export_best(run, target, wanted or export.Wanted(), dataset, replace, measure_speed, advance)
     for line in lines:
         console.print(f"export: {line}")
+    return dataset
 
 
 def _data(run: Path, source: Path | None, console: Console) -> Dataset | None:

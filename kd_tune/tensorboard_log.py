@@ -6,7 +6,8 @@ tells a trial's hyperparameters when it has ended.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,26 @@ class TensorBoardLog:
     def _writer_of(self, trial: TrialState) -> EventFileWriter:
         """The open file of a trial; a new one begins with its hyperparameters."""
         if trial.number not in self._writers:
-            folder = self._folder / f"{trial.number:04d}_{trial.arm}"
+            folder = folder_of(self._folder, trial.number, trial.arm)
             writer = _writer(folder)
             writer.add_event(LoggedEvent(summary=hparams_pb(_hyperparameters(trial), trial_id=folder.name)))
             self._writers[trial.number] = writer
         return self._writers[trial.number]
+
+
+def folder_of(logs: Path, number: int, arm: str) -> Path:
+    """Where a trial's curves are in a run's folder of logs."""
+    return logs / f"{number:04d}_{arm}"
+
+
+@contextmanager
+def writer_of(run: Path, number: int, arm: str) -> Iterator[EventFileWriter]:
+    """Adds to what TensorBoard shows of a trial of a run."""
+    writer = _writer(folder_of(run / FOLDER, number, arm))
+    try:
+        yield writer
+    finally:
+        writer.close()
 
 
 class _SearchCurves:

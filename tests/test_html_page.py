@@ -234,7 +234,7 @@ def test_a_search_in_which_nothing_came_out_ends_with_a_page(
     tables = write_run(folder, [Trained([0.1], end="diverged")] * 2)
     for arm in tables.state.quota:
         tables.state.quota[arm] = 2
-    code = cli._conclude(folder, tables.state, "again", Console(quiet=True))
+    code = cli._conclude(folder, tables.state, None, "again", Console(quiet=True))
     assert code == ExitCode.NOTHING_USABLE
     assert "its report says why" in capsys.readouterr().err
     assert (folder / "report" / "report.html").exists()
