@@ -108,16 +108,19 @@ def _trials(state: RunState) -> pd.DataFrame:
 
 def _history(state: RunState) -> pd.DataFrame:
     rows = [row for _, trial in sorted(state.trials.items()) for _, row in sorted(trial.rows.items())]
-    layouts = dict.fromkeys(tuple(row) for row in rows)
-    names = list(dict.fromkeys(name for layout in layouts for name in layout if name not in ("event", "time")))
-    names = names or ["trial", "epoch", "attempt", METRIC]
+    layouts = list(dict.fromkeys(map(tuple, rows)))
+    if len(layouts) == 1:  # nearly always; a row after the other takes three times as long
+        columns = dict(zip(layouts[0], zip(*map(dict.values, rows), strict=True), strict=True))
+    else:
+        names = dict.fromkeys(name for layout in layouts for name in layout) or ["trial", "epoch", "attempt", METRIC]
+        columns = {name: tuple(row.get(name) for row in rows) for name in names}
     # A dict a row takes thrice as much memory.
-    frame = pd.DataFrame({name: _column([row.get(name) for row in rows]) for name in names})
+    frame = pd.DataFrame({name: _column(columns[name]) for name in columns if name not in ("event", "time")})
     frame["arm"] = [state.trials[number].arm for number in frame["trial"]]
     return frame
 
 
-def _column(values: list[Any]) -> np.ndarray | list[Any]:
+def _column(values: tuple[Any, ...]) -> np.ndarray | list[Any]:
     """Plain numbers as an array, which pandas takes in half the seconds; anything else for pandas to look at."""
     array = np.array(values)
-    return array if array.dtype.kind in "bif" else values
+    return array if array.dtype.kind in "bif" else list(values)

@@ -119,7 +119,11 @@ class RunState:
         """Folds one event in; kinds that change no state are passed over."""
         kind = event["event"]
         _check_fields(kind, event)
-        if kind == records.STARTED:
+        if kind == records.EPOCH:  # first, because nearly all are
+            trial = self.trials[event["trial"]]
+            trial.attempt, trial.latest = event["attempt"], event["epoch"]
+            trial.rows[event["epoch"]] = event
+        elif kind == records.STARTED:
             self.launches += 1
             self.quota = self.quota or dict(event["quota"])
             self.strata = self.strata or tuple(event.get("strata", ()))
@@ -143,10 +147,6 @@ class RunState:
                 never_pruned=event.get("never_pruned", False),
                 after_opening=bool(self.test_openings),
             )
-        elif kind == records.EPOCH:
-            trial = self.trials[event["trial"]]
-            trial.attempt, trial.latest = event["attempt"], event["epoch"]
-            trial.rows[event["epoch"]] = event
         elif kind == records.SPARED:
             self.trials[event["trial"]].spared_at = event["epoch"]
         elif kind == records.RETRIED:
