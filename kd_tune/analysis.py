@@ -144,10 +144,10 @@ def pareto(tables: RunTables, cost: str = "num_parameters") -> pd.DataFrame:
 
     Args:
         tables: the run.
-        cost: the column to count as cost, `num_parameters` or `multiply_adds`; ledgers from before the latter was
-            recorded have an empty front by it.
+        cost: the column to count as cost, `num_parameters`, `multiply_adds` or `latency_ms`; where it was not recorded
+            or measured, the front is empty.
     """
-    columns = ["arm", "number", "num_parameters", "multiply_adds", METRIC, "status", "epoch"]
+    columns = list(dict.fromkeys(["arm", "number", "num_parameters", "multiply_adds", cost, METRIC, "status", "epoch"]))
     fronts = []
     for arm in tables.state.quota:
         trials = usable(tables).reindex(columns=columns)

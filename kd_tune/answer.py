@@ -16,7 +16,7 @@ from kd_tune.confirmation import EXPORT, SIGNIFICANT, Comparison, Confirmation, 
 from kd_tune.manifest import TeacherFacts
 from kd_tune.progress import counted, short
 from kd_tune.records import DISTIL, METRIC
-from kd_tune.results import RunTables
+from kd_tune.results import LATENCY, RunTables
 
 
 def part(tables: RunTables, confirmed: Confirmation | None) -> Part:
@@ -132,6 +132,7 @@ def _against_teacher(tables: RunTables, num_parameters: int, draw: dict[str, Any
     ):
         if student is not None:
             yield Fact(label, f"{student:,}", _beside(student, of, name))
+    yield from _latency(tables, same, name)
     if teacher is not None:
         knows = {
             True: "it learnt from these images",
@@ -140,6 +141,18 @@ def _against_teacher(tables: RunTables, num_parameters: int, draw: dict[str, Any
         }
         note = f"validation; {knows[teacher.knows_validation_images]}"
         yield Fact(f"Teacher {name}", f"{teacher.val_accuracy:.2%}", note)
+
+
+def _latency(tables: RunTables, same: pd.DataFrame, name: str) -> Iterator[Fact]:
+    """Milliseconds for an image of students of one size and of their teacher, if they were measured."""
+    measured = same["latency_ms"].dropna() if "latency_ms" in same else pd.Series(dtype=float)
+    if tables.speed is None or measured.empty:
+        return
+    student, conditions = float(measured.iloc[0]), tables.speed.conditions
+    teacher = tables.speed.teachers.get(name, {}).get(LATENCY)
+    how = f"{conditions.get('runtime')}, one core of {conditions.get('processor')}"
+    beside = "" if teacher is None else f"teacher {name}: {teacher:.3g} ms, {teacher / student:.3g} times as long; "
+    yield Fact("Latency of an image", f"{student:.3g} ms", beside + how)
 
 
 def _teacher(tables: RunTables, draw: dict[str, Any]) -> tuple[str, TeacherFacts | None]:

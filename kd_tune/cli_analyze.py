@@ -75,8 +75,6 @@ def analyze(
         )
         compare.show(compare.read(runs), console)
         return
-    path = report.write(run, console, html)
-    console.print(f"report: {path}")
     if optuna is not None:
         _export_studies(run, optuna, console)
     if export is not None:
@@ -84,6 +82,7 @@ def analyze(
 
         wanted = Wanted(top or 1, tuple(trial or ()), max_params, max_macs, max_latency_ms)
         export_best(run, export, wanted, data, console, measure_speed=measure_speed)
+    console.print(f"report: {report.write(run, console, html)}")  # last: it shows speeds that were measured
 
 
 def _refuse(options: list[str], why: str) -> None:

@@ -19,11 +19,8 @@ from kd_tune.export_formats import FLOAT_FORMATS, ONNX, Student, reason, write_o
 from kd_tune.paths import write_json
 from kd_tune.prepare import find_teacher
 from kd_tune.ranges import branch_name
-from kd_tune.results import plain_name
+from kd_tune.results import LATENCY, SPEED, plain_name
 from kd_tune.run_state import RunState
-
-SPEED = "speed.json"
-LATENCY = "latency_ms_batch_1"
 
 Figures = dict[str, Any]  # as `onnx_speed.measure` gives them, or why there are none
 

@@ -25,7 +25,11 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 TICKS = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995, 0.998, 0.999)
 LEGEND = "filled: trained to the end; hollow: stopped earlier"
-COSTS = {"num_parameters": "parameters of the student", "multiply_adds": "multiply-adds of the student for an image"}
+COSTS = {
+    "num_parameters": "parameters of the student",
+    "multiply_adds": "multiply-adds of the student for an image",
+    "latency_ms": "milliseconds of the student for an image, measured on one core",
+}
 MOST_VECTORS = 400  # lines or points of an arm; in a page more are one bitmap
 CEILING = 0.9995  # an accuracy of 1 has no place on the scale of halvings
 
@@ -98,7 +102,7 @@ def _short_size(size: float) -> str:
     for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if size >= unit:
             return f"{size / unit:.3g}{name}"
-    return f"{size:.0f}"
+    return f"{size:.3g}"
 
 
 def rank_correlation(tables: RunTables) -> Figure | None:

@@ -14,10 +14,27 @@ from kd_tune.advice import search_again
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import SEARCH_FILE, no_run, refuse_confirmation, replay
 from kd_tune.manifest import MANIFEST, Manifest
-from kd_tune.paths import read_record
+from kd_tune.paths import Record, read_record
 from kd_tune.records import METRIC
 from kd_tune.run_state import RunState, ranked
 from kd_tune.search_file import SearchFile, load_search_file
+
+SPEED = "speed.json"
+LATENCY = "latency_ms_batch_1"
+
+
+class Speed(Record):
+    """`speed.json`: what students and teachers take in onnxruntime, where somebody measured it.
+
+    Attributes:
+        trials: figures by trial, among them `LATENCY`, or a `problem`.
+        teachers: likewise, by name.
+        conditions: of the measurement.
+    """
+
+    trials: dict[str, dict[str, Any]]
+    teachers: dict[str, dict[str, Any]]
+    conditions: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -33,6 +50,7 @@ class RunTables:
             epochs, the last epoch's metrics, and its parameters, each under its path without the branch
             (`objective.alpha`), the branch itself under the path of the choice.
         history: a row a trial and epoch, of epochs that were run again the last attempt.
+        speed: what was measured of students and teachers; None: nothing was. `trials` has `latency_ms` then.
     """
 
     folder: Path
@@ -41,6 +59,7 @@ class RunTables:
     state: RunState
     trials: pd.DataFrame
     history: pd.DataFrame
+    speed: Speed | None = None
 
     @cached_property
     def ranking(self) -> list[int]:
@@ -67,7 +86,12 @@ def read(folder: Path) -> RunTables:
     if not state.quota:
         raise ConfigError(f"{folder}: nothing has begun here; go on with: {search_again(folder)}")
     file = load_search_file(folder / SEARCH_FILE)
-    return RunTables(folder, file, read_record(folder / MANIFEST, Manifest), state, _trials(state), _history(state))
+    manifest, trials = read_record(folder / MANIFEST, Manifest), _trials(state)
+    speed = read_record(folder / SPEED, Speed) if (folder / SPEED).exists() else None
+    if speed is not None:
+        measured = {int(number): figures.get(LATENCY) for number, figures in speed.trials.items()}
+        trials["latency_ms"] = trials["number"].map(measured).astype(float)
+    return RunTables(folder, file, manifest, state, trials, _history(state), speed)
 
 
 def plain_name(parameter: str) -> str:

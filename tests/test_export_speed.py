@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from kd_tune import export_speed, onnx_speed, results
+from kd_tune import analysis, export_speed, onnx_speed, report, results
 from kd_tune.data import Dataset
 from kd_tune.export import Wanted, data_of, export_best
 from kd_tune.export_choice import choose
@@ -42,6 +43,10 @@ def test_speed_is_measured_under_a_limit_of_latency_and_kept(
     tables = results.read(run)
     by_width = tables.trials.set_index("number")["student.width"]
     assert len(kept["trials"]) == len(by_width)
+    assert tables.trials["latency_ms"].notna().all()
+    assert not analysis.pareto(tables, "latency_ms").empty
+    report.write(run, Console(quiet=True))
+    assert "- Latency of an image: " in (run / "report" / "report.md").read_text()
     for width in (0.25, 0.5):
         assert len({json.dumps(kept["trials"][str(number)]) for number in by_width[by_width == width].index}) == 1
 
