@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from kd_tune import confirm, confirmation, report
+from kd_tune import confirm, confirmation, markdown, report
 from kd_tune.checkpoint import WEIGHTS, newest
 from kd_tune.confirm import Request, confirmation_number
 from kd_tune.confirmation import Confirmation, Plan
@@ -243,7 +243,7 @@ def test_the_report_leads_with_what_was_confirmed(search_run: Path, confirmed: C
     assert text.index("## Confirmed on 40 test images with 2 fresh seeds") < text.index("**unconfirmed**")
     assert "The test set was opened 1 time by" in text
     for comparison in confirmed.comparisons:
-        assert comparison.sentence(len(confirmed.comparisons)) in text
+        assert markdown.escaped(comparison.sentence(len(confirmed.comparisons))) in text
     assert (page.parent / "confirmed.png").read_bytes().startswith(b"\x89PNG")
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert said.index("Confirmed on 40 test images") < said.index("(of the search itself)")
