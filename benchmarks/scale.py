@@ -1,13 +1,15 @@
 """Ten thousand trials: what reading, analysing and judging them costs.
 
-Claims: `analyze.py` answers in 10 s within 1 GB on 10,000 trials of 30 epochs; a search's driver takes as long for a
-result and for a trial's end at the ten-thousandth trial as at the first, and for a proposal of TPE a tenth of a second.
+Claims: `analyze.py` answers in 10 s within 1 GB on 10,000 trials of 30 epochs, and in 30 s with `report.html`; a
+search's driver takes as long for a result and for a trial's end at the ten-thousandth trial as at the first, and for a
+proposal of TPE a tenth of a second.
 
 How: a ledger is generated, three arms, every trial with a row for every epoch as a real one has it; `python analyze.py`
-reads it in a process of its own, --rounds times: seconds, and its largest resident memory. Then the driver's own parts,
-without Ray, in this process: the real proposer, referee and ledger, and all that listens to it (device time,
-checkpoints, lines of a log, TensorBoard), are given trials one after another, pruned by rungs; milliseconds a
-proposal, a result and a trial's end in every tenth of the trials, and this process's memory after it.
+reads it in a process of its own, --rounds times with and without `--html`, in turn: seconds, and its largest resident
+memory. Then the driver's own parts, without Ray, in this process: the real proposer, referee and ledger, and all that
+listens to it (device time, checkpoints, lines of a log, TensorBoard), are given trials one after another, pruned by
+rungs; milliseconds a proposal, a result and a trial's end in every tenth of the trials, and this process's memory after
+it.
 
     python benchmarks/scale.py
 """
@@ -59,14 +61,20 @@ def main() -> None:
         whole = Path(folder) / "whole"
         write_whole(whole, file, arguments)
         ledger_bytes = sum(path.stat().st_size for path in (whole / "ledger").iterdir())
-        analyses = [analyse(whole) for _ in range(arguments.rounds)]
-        print(f"analyze.py: {analyses}", flush=True)
+        analyses, with_page = [], []
+        for _ in range(arguments.rounds):  # in turn
+            analyses.append(analyse(whole))
+            with_page.append(analyse(whole, "--html"))
+        print(f"analyze.py: {analyses}; with --html: {with_page}", flush=True)
+        page_bytes = (whole / "report" / "report.html").stat().st_size
         tenths = list(drive(Path(folder) / "driven", file, arguments))
     result: dict[str, Any] = {
         "claim": "ten thousand trials are no more trouble than a hundred",
         "ledger_megabytes": round(ledger_bytes / 1e6, 1),
         "analyze_seconds": common.summary([one["seconds"] for one in analyses], 2),
         "analyze_megabytes": common.summary([one["megabytes"] for one in analyses], 0),
+        "html_seconds": common.summary([one["seconds"] for one in with_page], 2),
+        "html_page_megabytes": round(page_bytes / 1e6, 2),
         "driver": tenths,
         "conditions": made,
     }
@@ -178,10 +186,10 @@ def write_whole(folder: Path, file: SearchFile, arguments: argparse.Namespace) -
         run.record(records.FINISHED, trials_left=0)
 
 
-def analyse(folder: Path) -> dict[str, float]:
+def analyse(folder: Path, *options: str) -> dict[str, float]:
     """`analyze.py` as people run it: its seconds, and its largest resident memory, looked at every 20 ms."""
     began, megabytes = time.perf_counter(), 0.0
-    command = [sys.executable, str(common.ROOT / "analyze.py"), str(folder)]
+    command = [sys.executable, str(common.ROOT / "analyze.py"), str(folder), *options]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
             megabytes = max(megabytes, _most_resident(process.pid) / 1e6)
@@ -246,13 +254,14 @@ def _resident_bytes() -> int:
 def report(result: Mapping[str, Any], arguments: argparse.Namespace) -> str:
     rows = [tuple(one.values()) for one in result["driver"]]
     header = ("trials", "ms a proposal (median)", "ms a result (median)", "ms an end (median)", "MB resident")
-    seconds, megabytes = result["analyze_seconds"], result["analyze_megabytes"]
+    seconds, megabytes, html = (result[name] for name in ("analyze_seconds", "analyze_megabytes", "html_seconds"))
     return f"""
 # {arguments.trials:,} trials
 
 `analyze.py` on {arguments.trials:,} trials x {arguments.epochs} epochs ({result["ledger_megabytes"]:.0f} MB of ledger):
 **{seconds["median"]:.1f} s** ({seconds["min"]:.1f} to {seconds["max"]:.1f}, n = {seconds["n"]}), at most
-**{megabytes["max"]:.0f} MB**.
+**{megabytes["max"]:.0f} MB**. With `--html`: {html["median"]:.1f} s ({html["min"]:.1f} to {html["max"]:.1f}), and a
+page of {result["html_page_megabytes"]} MB.
 
 The driver's proposer (TPE), referee, ledger and all that listens to it, tenth by tenth of a search that prunes:
 
