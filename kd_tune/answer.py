@@ -6,13 +6,14 @@ Confirmed figures where there are some; else those of the search, which are too 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import mean
 from typing import Any
 
 import pandas as pd
 
 from kd_tune import advice, analysis
 from kd_tune.blocks import Block, Fact, Facts, Lines, Part, Prose
-from kd_tune.confirmation import EXPORT, SIGNIFICANT, Comparison, Confirmation, ConfirmedArm
+from kd_tune.confirmation import EXPORT, SIGNIFICANT, Comparison, Confirmation
 from kd_tune.manifest import TeacherFacts
 from kd_tune.progress import counted, short
 from kd_tune.records import DISTIL, METRIC
@@ -35,28 +36,29 @@ def part(tables: RunTables, confirmed: Confirmation | None) -> Part:
 
 
 def _confirmed(tables: RunTables, confirmed: Confirmation) -> list[Block]:
-    best = max(confirmed.arms, key=_test_accuracy)
+    best = max(confirmed.arms, key=lambda arm: mean(arm.val_accuracies))  # test images choose nothing
     seeds = f"{counted(len(best.test_accuracies), 'fresh seed')}, {confirmed.num_images:,} test images"
     facts = [
-        Fact("Best student", best.student, f"{best.model}, trial {best.trial} of the search, trained again"),
+        Fact(
+            "Best student",
+            best.student,
+            f"{best.model}, trial {best.trial} of the search, trained again; "
+            f"of {len(confirmed.arms)} confirmed the best on validation images",
+        ),
         Fact(
             "Test accuracy",
-            f"{_test_accuracy(best):.2%}",
+            f"{mean(best.test_accuracies):.2%}",
             f"95 % interval {100 * best.low:.2f} to {100 * best.high:.2f}; {seeds}",
         ),
     ]
-    facts += [_gain(one) for one in confirmed.comparisons if one.student == best.student]
-    if not confirmed.comparisons:
-        facts.append(Fact("What distillation gave", "unknown", "no control was confirmed to compare with"))
+    gains = [_gain(one) for one in confirmed.comparisons if one.student == best.student]
+    unknown = Fact("What distillation gave", "unknown", "nothing was confirmed at this student to compare with")
+    facts += gains or [unknown]
     facts += _against_teacher(tables, best.num_parameters, best.draw)
     return [
         Facts(facts),
         Lines([f"Its weights: {tables.folder / EXPORT / best.export}", *_configuration(best.draw)]),
     ]
-
-
-def _test_accuracy(arm: ConfirmedArm) -> float:
-    return sum(arm.test_accuracies) / len(arm.test_accuracies)
 
 
 def _gain(comparison: Comparison) -> Fact:

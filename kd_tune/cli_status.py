@@ -12,10 +12,11 @@ import typer
 from rich.console import Group
 from rich.live import Live
 
-from kd_tune.errors import ConfigError
+from kd_tune.errors import ConfigError, EnvironmentProblem
 from kd_tune.terminal import make_console
 
 PERIOD = 5.0  # seconds from look to look
+LOG_PERIOD = 30.0  # the same where a line is printed for each
 
 
 def status(
@@ -29,6 +30,10 @@ def status(
     found = read(run)
     if not (follow and console.is_terminal):
         console.print(Group(found.words, "", found.glance))
+        while follow and found.runs:
+            time.sleep(LOG_PERIOD)
+            found = read(run)
+            console.print(f"{found.words}; {found.glance.summary()}", soft_wrap=True)
         return
     with Live(console=console, auto_refresh=False) as live:
         while True:
@@ -48,8 +53,15 @@ def tensorboard(
 
     if missing := [run for run in runs if not run.is_dir()]:
         raise ConfigError(f"{missing[0]}: no such folder; name those of runs, such as runs/NAME")
-    folders = {run.name: run / FOLDER if (run / FOLDER).is_dir() else run for run in runs}
-    places = [f"{name}:{folder}" for name, folder in folders.items()] if len(runs) > 1 else [str(*folders.values())]
-    where = ["--logdir_spec" if len(runs) > 1 else "--logdir", ",".join(places)]
+    names = [run.resolve().name for run in runs]
+    if len(set(names)) < len(names):
+        names = [str(run) for run in runs]
+    folders = [run / FOLDER if (run / FOLDER).is_dir() else run for run in runs]
+    where = ["--logdir", str(folders[0])]
+    if len(runs) > 1:
+        if odd := [run for run in runs if "," in str(run) or ":" in str(run)]:
+            raise ConfigError(f"{odd[0]}: TensorBoard takes no comma or colon in the path of one of several runs")
+        where = ["--logdir_spec", ",".join(f"{name}:{folder}" for name, folder in zip(names, folders, strict=True))]
     command = [sys.executable, "-m", "tensorboard.main", *where, "--host", "127.0.0.1", "--port", str(port)]
-    raise typer.Exit(subprocess.run(command, check=False).returncode)
+    if subprocess.run(command, check=False).returncode > 0:
+        raise EnvironmentProblem("TensorBoard ended with an error; what it said stands above")

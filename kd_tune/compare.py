@@ -21,6 +21,8 @@ from kd_tune.records import METRIC
 from kd_tune.results import RunTables
 from kd_tune.space import to_raw
 
+FIRST = frozenset(("", "setting", "arm", "student, model"))  # names of first columns
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -46,8 +48,8 @@ def read(folders: Sequence[Path]) -> list[Compared]:
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ConfigError("a run is named twice")
     names = [folder.resolve().name for folder in folders]
-    if len(set(names)) < len(names):
-        names = [str(folder) for folder in folders]
+    if len(set(names)) < len(names) or FIRST & set(names):
+        names = [str(folder.resolve()) for folder in folders]
     return [
         Compared(name, results.read(folder), confirmation.latest(folder))
         for name, folder in zip(names, folders, strict=True)
@@ -152,7 +154,7 @@ def _facts(tables: RunTables) -> dict[str, str]:
         "data": f"{dataset['name']}{num_train}",
         "teachers": ", ".join(f"{name} {fact.val_accuracy:.2%}" for name, fact in manifest.teachers.items()),
         "arms": ", ".join(f"{arm} {wanted}" for arm, wanted in tables.state.quota.items()),
-        "trials": " ".join(f"{count} {status}" for status, count in trials["status"].value_counts().items()),
+        "trials": ", ".join(f"{count} {status}" for status, count in trials["status"].value_counts().items()),
         "epochs trained": f"{int(trials['epoch'].sum()):,}",
         "time in training": duration(float(trials["train_seconds"].sum())),
         "machine": f"{manifest.hardware['processor']}, {counted(manifest.hardware['cores'] or 0, 'core')}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ import torch
 from kd_tune import checkpoint, onnx_speed
 from kd_tune.catalog import build_network
 from kd_tune.data import Dataset
-from kd_tune.errors import ConfigError
+from kd_tune.errors import ConfigError, EnvironmentProblem
 from kd_tune.export_formats import FLOAT_FORMATS, ONNX, Student, reason, write_onnx
-from kd_tune.paths import write_json
+from kd_tune.paths import read_record, write_json
 from kd_tune.prepare import find_teacher
 from kd_tune.ranges import branch_name
-from kd_tune.results import LATENCY, SPEED, plain_name
+from kd_tune.results import LATENCY, SPEED, Speed, plain_name
 from kd_tune.run_state import RunState
+
+SAME_MACHINE = ("runtime", "processor", "threads", "rounds", "system")  # conditions under which figures compare
 
 Figures = dict[str, Any]  # as `onnx_speed.measure` gives them, or why there are none
 
@@ -99,7 +102,14 @@ def measure(checkpoints: Mapping[int, Path], dataset: Dataset | None) -> tuple[S
                     found[name] = {"problem": str(error) if isinstance(error, ConfigError) else reason(error)}
         sides = next(iter(records.values()))["input"]
         shape = (sides["in_channels"], sides["image_size"], sides["image_size"])
-        figures, conditions = onnx_speed.measure({"\n".join(key): path for key, path in files.items()}, shape)
+        try:
+            figures, conditions = onnx_speed.measure({"\n".join(key): path for key, path in files.items()}, shape)
+        except BrokenProcessPool:
+            raise EnvironmentProblem(
+                "the process that measures latency and memory was ended by the system; was there memory enough?"
+            ) from None
+        except Exception as error:  # whatever onnxruntime raises about a file that the exporter wrote
+            raise ConfigError(f"onnxruntime cannot run what is to be measured: {reason(error)}") from error
     for kind, name in files:
         (students if kind == "student" else teachers)[name].update(figures[f"{kind}\n{name}"])
     return Speeds(students, teachers, conditions), records
@@ -133,6 +143,8 @@ def _two_images(shape: Mapping[str, int]) -> torch.Tensor:
 def keep(run: Path, speeds: Speeds, measured: Mapping[int, Mapping[str, Any]], state: RunState) -> None:
     """Writes `speed.json` into a run: the figures of every trial whose student has the architecture of a measured one.
 
+    Figures that were measured on this machine before are kept.
+
     Args:
         run: the run's folder.
         speeds: what was measured.
@@ -145,8 +157,12 @@ def keep(run: Path, speeds: Speeds, measured: Mapping[int, Mapping[str, Any]], s
         for number, trial in sorted(state.trials.items())
         if (draw := _student_draw(trial.draw)) in by_draw
     }
-    content = {"trials": figures, "teachers": dict(speeds.teachers), "conditions": dict(speeds.conditions)}
-    write_json(run / SPEED, content)
+    teachers = dict(speeds.teachers)
+    if (run / SPEED).exists():  # what was measured before, if it was on the same machine
+        known = read_record(run / SPEED, Speed)
+        if all(known.conditions.get(name) == speeds.conditions[name] for name in SAME_MACHINE):
+            figures, teachers = known.trials | figures, known.teachers | teachers
+    write_json(run / SPEED, {"trials": figures, "teachers": teachers, "conditions": dict(speeds.conditions)})
 
 
 def _student_draw(draw: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ from kd_tune.results import RunTables
 from kd_tune.search import Launch
 from kd_tune.search_file import SearchFile, Source, load_search_file, parse_search_file
 from kd_tune.space import Space
+from kd_tune.terminal import make_console
 from kd_tune.trial_data import best_device
 
 __all__ = [
@@ -85,7 +86,7 @@ def run_search(
         parsed = _parse(file, "search")
     else:
         parsed = load_search_file(Path(file), overrides)
-    searching.start(parsed, Path(run), launch, console or Console())
+    searching.start(parsed, Path(run), launch, console or make_console())
     return results.read(Path(run))
 
 
@@ -106,7 +107,7 @@ def resume_search(
     """
     user_code.allow(list(allow_code))
     launch = Launch(None if data is None else Path(data), address, Limits(max_hours), extend)
-    searching.resume(Path(run), launch, console or Console())
+    searching.resume(Path(run), launch, console or make_console())
     return results.read(Path(run))
 
 
@@ -144,7 +145,7 @@ def train_trial(
         ConfigError: anything that is wrong with the trial, its data or its teacher.
     """
     user_code.allow(list(allow_code))
-    console = console or Console()
+    console = console or make_console()
     file = _parse({"trial": trial}, "trial")
     if problems := check_trial(file.trial, file.source):
         raise ConfigError(problems)

@@ -9,7 +9,9 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from kd_tune.export_checks import ONE_POINT
 from kd_tune.markdown import Markdown, plain, table
+from kd_tune.objectives import OBJECTIVES
 from kd_tune.progress import counted, short
 from kd_tune.ranges import branch_name
 
@@ -94,7 +96,7 @@ def _teacher(trial: Mapping[str, Any]) -> str:
 
 def _is_control(trial: Mapping[str, Any]) -> bool:
     """Whether a trial learns nothing from its teacher."""
-    return trial["objective"]["name"] in ("cross_entropy", "label_smoothing")
+    return not getattr(OBJECTIVES.get(trial["objective"]["name"]), "needs_teacher", True)
 
 
 def _accuracy(config: Mapping[str, Any]) -> Iterator[str]:
@@ -116,7 +118,7 @@ def _accuracy(config: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"int8: {int8['val_accuracy']:.2%} on {config['self_test']['images']}, where float32 has "
             f"{config['self_test']['val_accuracy']:.2%}. "
-            + (f"That is {below:.2f} points less: more than one." if below > 1 else "")
+            + (f"That is {below:.2f} points less: more than one." if below > 100 * ONE_POINT else "")
         ).rstrip()
 
 

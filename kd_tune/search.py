@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from kd_tune import cluster, records, soft_targets, teacher, user_code
-from kd_tune.advice import search_again
+from kd_tune.advice import command, search_again
 from kd_tune.catalog import load_dataset
 from kd_tune.data import files_of, resolve_source
 from kd_tune.errors import ConfigError
@@ -314,7 +314,7 @@ def _announce(run: Run, file: SearchFile, referee: Referee, places: str, console
             f"going on: {ended} trials have ended, {name_trials(run.state.unfinished())} continue, "
             f"{run.state.num_missing()} are still to come"
         )
-    console.print(f"watch: tensorboard --logdir {run.folder}")
+    console.print(f"watch: {command('kd-tune', 'tensorboard', run.folder)}")
 
 
 def name_trials(trials: list[TrialState]) -> str:

@@ -31,20 +31,14 @@ class Trackers:
             launch: how often it was launched, with this one.
 
         Raises:
-            EnvironmentProblem: a package is missing, or MLflow cannot open its store.
+            EnvironmentProblem: a package is missing.
         """
         found: list[Callback] = []
         if self.mlflow is not None:
             _require("mlflow", f"--mlflow {self.mlflow}")
-            from mlflow.exceptions import MlflowException
             from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-            callback = MLflowLoggerCallback(self.mlflow, experiment_name=run, tags={"launch": launch})
-            try:
-                callback.setup()
-            except MlflowException as error:
-                raise EnvironmentProblem(f"--mlflow {self.mlflow}: {error}") from None
-            found.append(callback)
+            found.append(MLflowLoggerCallback(self.mlflow, experiment_name=run, tags={"launch": launch}))
         if self.wandb is not None:
             _require("wandb", f"--wandb {self.wandb}")
             from ray.air.integrations.wandb import WandbLoggerCallback
@@ -53,10 +47,18 @@ class Trackers:
         return found
 
     def check(self) -> None:
-        """Raises EnvironmentProblem if a package is missing, before any work is done."""
+        """Raises EnvironmentProblem if a package is missing or a store cannot be opened, before any work is done."""
         for package, option, value in (("mlflow", "--mlflow", self.mlflow), ("wandb", "--wandb", self.wandb)):
             if value is not None:
                 _require(package, f"{option} {value}")
+        if self.mlflow is not None:
+            from mlflow import MlflowClient
+            from mlflow.exceptions import MlflowException
+
+            try:
+                MlflowClient(self.mlflow).search_experiments(max_results=1)
+            except MlflowException as error:
+                raise EnvironmentProblem(f"--mlflow {self.mlflow}: {str(error).strip()}") from None
 
 
 NO_TRACKERS = Trackers()

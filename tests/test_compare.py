@@ -66,7 +66,7 @@ def test_settings_are_shown_where_they_differ(both: list[Compared]) -> None:
 def test_budgets_are_shown(both: list[Compared]) -> None:
     facts = compare.overview(both).set_index("")
     assert facts.loc["arms"].tolist() == ["distil 2, cross_entropy 1", "distil 1"]
-    assert facts.loc["trials"].tolist() == ["2 completed 1 pruned", "1 completed"]
+    assert facts.loc["trials"].tolist() == ["2 completed, 1 pruned", "1 completed"]
     assert facts.loc["epochs trained"].tolist() == ["14", "6"]
 
 
@@ -87,6 +87,12 @@ def test_what_cannot_be_compared_is_said(both: list[Compared]) -> None:
 def test_runs_of_one_name_are_told_apart_by_their_folders(runs: list[Path], tmp_path: Path) -> None:
     twin = shutil.copytree(runs[0], tmp_path / "elsewhere" / "first")
     assert [run.name for run in compare.read([runs[0], twin])] == [str(runs[0]), str(twin)]
+
+
+def test_a_run_that_is_called_like_a_column_is_told_by_its_folder(runs: list[Path], tmp_path: Path) -> None:
+    arm = shutil.copytree(runs[0], tmp_path / "arm")
+    tables = compare.best(compare.read([arm, runs[1]]))
+    assert list(tables.columns) == ["arm", str(arm), str(runs[1])]
 
 
 def test_the_command(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,3 +67,25 @@ def test_a_network_of_timms_is_trained(acme: None, toy_dataset: Dataset) -> None
 def test_the_pages_objective_is_an_objective(acme: None, toy_dataset: Dataset) -> None:
     objective = {"name": "acme.losses:MatchLogits", "alpha": 0.3}
     rehearse(trial(objective=objective) | {"teacher": {"name": "digits"}}, toy_dataset)
+
+
+def source() -> str:
+    """All of kd_tune's code, with strings that go on over lines in one."""
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "kd_tune").glob("*.py")))
+    return re.sub(r'"\s*\n\s*f?"', "", text)
+
+
+def test_messages_on_the_faq_are_those_of_the_code() -> None:
+    page = (ROOT / "docs" / "faq.md").read_text(encoding="utf-8")
+    messages = [
+        quoted for line in re.findall(r"^\*\*(.*)\*\*$", page, re.MULTILINE) for quoted in line.split("`")[1::2]
+    ]
+    assert len(messages) > 10
+    code = source()
+    for message in messages:
+        parts = re.split(
+            r"runs/a|\.\.\.|'[^']*'|\d+|\b(?:name|mine|data|auto|objective|teacher|onnx|onnxscript|onnxruntime)\b",
+            message,
+        )
+        part = max(parts, key=len).strip(" :,;(")
+        assert part in code, message

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from kd_tune import analysis, export_speed, onnx_speed, report, results
 from kd_tune.data import Dataset
+from kd_tune.errors import ConfigError
 from kd_tune.export import Wanted, data_of, export_best
 from kd_tune.export_choice import choose
 from kd_tune.export_speed import SPEED
@@ -49,6 +50,37 @@ def test_speed_is_measured_under_a_limit_of_latency_and_kept(
     assert "- Latency of an image: " in (run / "report" / "report.md").read_text()
     for width in (0.25, 0.5):
         assert len({json.dumps(kept["trials"][str(number)]) for number in by_width[by_width == width].index}) == 1
+
+
+def test_what_was_measured_on_this_machine_before_is_kept(run: Path) -> None:
+    state = results.read(run).state
+    conditions = dict.fromkeys(export_speed.SAME_MACHINE, "as now")
+    numbers = {width: trial.number for trial in state.trials.values() if (width := trial.draw["student.width"])}
+
+    def measured(width: float, latency: float, conditions: dict[str, str]) -> dict[float, float]:
+        """Latencies by width after a measurement of one architecture."""
+        record = {"trial": {"student": {"width": width}}}
+        speeds = export_speed.Speeds({json.dumps({"width": width}): {results.LATENCY: latency}}, {}, conditions)
+        export_speed.keep(run, speeds, {numbers[width]: record}, state)
+        trials = read_json(run / SPEED)["trials"]
+        return {
+            width: trials[str(number)][results.LATENCY] for width, number in numbers.items() if str(number) in trials
+        }
+
+    assert measured(0.25, 1.0, conditions) == {0.25: 1.0}
+    assert measured(0.5, 2.0, conditions) == {0.25: 1.0, 0.5: 2.0}
+    assert measured(0.25, 3.0, conditions) == {0.25: 3.0, 0.5: 2.0}
+    assert measured(0.5, 4.0, conditions | {"processor": "another"}) == {0.5: 4.0}
+
+
+def test_what_onnxruntime_refuses_is_said(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(onnx_speed, "measure", refuse)
+    with pytest.raises(ConfigError, match="onnxruntime cannot run what is to be measured: RuntimeError: no such oper"):
+        export_best(run, tmp_path / "students", Wanted(), None, measure_speed=True)
+    assert not (tmp_path / "students").exists()
 
 
 def test_a_teacher_that_is_not_there_is_said(

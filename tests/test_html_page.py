@@ -18,14 +18,14 @@ import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from kd_tune import cli, confirmation, html_page, parallel_plot, plots, report, report_json, results, svg
-from kd_tune.blocks import Part, TableBlock
+from kd_tune import answer, cli, confirmation, html_page, parallel_plot, plots, report, report_json, results, svg
+from kd_tune.blocks import Facts, Part, TableBlock
 from kd_tune.errors import ExitCode
 from kd_tune.ledger import Run
 from kd_tune.manifest import Manifest
 from kd_tune.paths import refuse_constant, write_json
 from tests.answers import drawn
-from tests.confirmations import begin
+from tests.confirmations import begin, toy_confirmation
 from tests.kept_answers import keep
 from tests.runs_by_hand import Trained, write_run
 from tests.searches import toy_manifest
@@ -149,6 +149,18 @@ def test_the_answer_comes_first_and_every_part_is_there(run: Path, text: str) ->
     pictures = {path.stem for path in (run / "report").glob("*.png")}
     titles = {element.get("aria-labelledby") for element in page.iter("{http://www.w3.org/2000/svg}svg")}
     assert titles == {f"{name}-title" for name in pictures}
+
+
+def test_the_best_student_is_chosen_on_validation_images(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", [Trained([0.9])] * 2)
+    confirmed = toy_confirmation()
+    first, second, *others = confirmed.arms
+    lucky = second.model_copy(update={"test_accuracies": [0.99, 1.0], "val_accuracies": [0.5, 0.6]})
+    part = answer.part(results.read(tmp_path / "run"), confirmed.model_copy(update={"arms": [lucky, first, *others]}))
+    (facts,) = (block.items for block in part.blocks if isinstance(block, Facts))
+    best = {fact.label: fact for fact in facts}
+    assert best["Best student"].note.startswith(f"{first.model}, trial {first.trial} of the search")
+    assert best["Test accuracy"].value == "95.00%"
 
 
 def hostile_manifest() -> Manifest:

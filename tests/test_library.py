@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 import kd_tune
+from kd_tune import library
 from kd_tune.library import train_trial
 from tests.searches import ROOT, toy_search
 
@@ -82,6 +83,22 @@ def test_the_same_seed_gives_the_same_student(toy_npz: Path) -> None:
 def test_a_trial_that_is_none_is_refused(change: dict[str, Any], message: str, toy_npz: Path) -> None:
     with pytest.raises(kd_tune.ConfigError, match=re.escape(message)):
         train_trial(TRIAL | change, data=toy_npz, console=QUIET)
+
+
+def test_names_are_printed_as_they_are(
+    toy_npz: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the commands do: brackets format nothing, and control characters do not reach the terminal."""
+
+    def speak(_: object, __: object, ___: object, console: Console) -> dict[str, Any]:
+        console.print("[/a] \x1b[31m")
+        return {}
+
+    monkeypatch.setattr(library, "prepare", speak)
+    train_trial({**TRIAL, "objective": {"name": "cross_entropy"}}, data=toy_npz)
+    said = capsys.readouterr().out
+    assert "[/a] " in said
+    assert "\x1b" not in said
 
 
 def test_overrides_are_for_files() -> None:

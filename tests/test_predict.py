@@ -67,8 +67,8 @@ def test_it_prints_the_class_and_the_calibrated_probability(
     [
         (np.zeros((2, 16, 16), np.float32), "images are float32 [2, 16, 16], but must be uint8 [N, 16, 16]"),
         (np.zeros((2, 16, 16, 3), np.uint8), "images are uint8 [2, 16, 16, 3], but must be uint8 [N, 16, 16]"),
-        (np.array([{"a": 1}]), "allow_pickle=False"),
-        (None, "No such file"),
+        (np.array([{"a": 1}]), "is no .npy or .npz file of numbers"),
+        (None, "cannot be read: No such file or directory"),
     ],
     ids=["floats", "colour", "a pickle", "nothing"],
 )
@@ -85,13 +85,23 @@ def test_bad_images_are_told_without_a_traceback(
     assert "Traceback" not in ended.stderr
 
 
+def test_a_model_that_cannot_be_used_is_told_by_its_name(student: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(student, tmp_path / "student")
+    (copy / "student.onnx").write_bytes(b"damaged")
+    np.save(tmp_path / "images.npy", np.zeros((1, 16, 16), np.uint8))
+    ended = predict(copy, tmp_path / "images.npy")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"error: {copy / 'student.onnx'}: cannot be used: ")
+    assert "Traceback" not in ended.stderr
+
+
 def test_the_readmes_code_runs(student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every block of Python under "Use a student", as it stands there."""
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     section = page[page.index("## Use a student") :].split("\n## ")[0]
     blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     assert blocks
-    shutil.copytree(student, tmp_path / "students" / "distil_1")
+    shutil.copytree(student, tmp_path / "students" / "distil_61706_1")
     monkeypatch.chdir(tmp_path)
     for block in blocks:
         exec(block.replace("32, 32", "16, 16"), {})  # noqa: S102 - our own page

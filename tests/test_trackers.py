@@ -68,7 +68,7 @@ def test_a_missing_package_is_said_before_any_work(
 
 def test_a_store_that_cannot_be_opened_is_said() -> None:
     with pytest.raises(EnvironmentProblem, match="--mlflow nonsense://x: "):
-        Trackers(mlflow="nonsense://x").callbacks("toy", 1)
+        Trackers(mlflow="nonsense://x").check()
 
 
 def test_what_a_tracker_complains_of_later_is_told_from_other_errors() -> None:

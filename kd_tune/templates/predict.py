@@ -59,7 +59,12 @@ def predict(session: Any, config: dict[str, Any], images: np.ndarray, batch_size
 
 def read_images(path: str) -> np.ndarray:
     """The array in an .npy file, or under `images` in an .npz file; pickles are refused."""
-    content = np.load(path, allow_pickle=False)
+    try:
+        content = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError):
+        raise ValueError("is no .npy or .npz file of numbers") from None
     if isinstance(content, np.ndarray):
         return content
     if "images" not in content:
@@ -74,11 +79,13 @@ def main() -> int:
     parser.add_argument("--model", default="student.onnx", help="or student_int8.onnx")
     arguments = parser.parse_args()
     try:
-        if not (FOLDER / arguments.model).exists():
-            raise ValueError(f"{FOLDER / arguments.model}: there is no such file")
         session, config = load(FOLDER, arguments.model)
+    except Exception as error:  # whatever onnxruntime raises about a file
+        print(f"error: {FOLDER / arguments.model}: cannot be used: {error}", file=sys.stderr)
+        return 2
+    try:
         probabilities = predict(session, config, read_images(arguments.images))
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         print(f"error: {arguments.images}: {error}", file=sys.stderr)
         return 2
     for number, row in enumerate(probabilities):
