@@ -92,3 +92,59 @@ def test_what_breaks_a_trial_is_tried_again_and_said_and_harms_no_other(
     page = (run / "report" / "report.md").read_text()
     assert "### Failures" in page
     assert "no such weights" in page
+
+
+GROWING = '''
+import torch
+from torch import nn
+
+from kd_tune import memory
+
+memory.NEARLY_ALL, memory.MUCH = 0.0, 0.01  # as if memory were short, on whatever machine this is
+
+
+class Growing(nn.Module):
+    """Keeps half a gigabyte more in every batch from its third epoch on, if it is told to: 108 images are four."""
+
+    def __init__(self, num_classes, in_channels, image_size, grows=False):
+        super().__init__()
+        self.last = nn.Linear(in_channels * image_size**2, num_classes)
+        self.grows, self.batches, self.kept = grows, 0, []
+
+    def forward(self, images):
+        self.batches += self.training
+        if self.training and self.grows and self.batches > 8:
+            self.kept.append(torch.ones(125_000_000))
+        return self.last(images.flatten(1))
+'''
+
+
+@pytest.mark.slow
+def test_a_trial_whose_memory_grows_ends_and_harms_no_other(tmp_path: Path, toy_npz: Path) -> None:
+    package = tmp_path / "acme_growing"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "networks.py").write_text(GROWING)
+    changes = {
+        "search.num_trials": 2,
+        "search.points": [{"student.grows": True}, {"student.grows": False}],
+        "search.scheduler": {"name": "none"},
+        "search.max_failures": 0,
+        "resources.stack": 1,
+        "trial.student": {"name": "acme_growing.networks:Growing", "grows": {"choice": [True, False]}},
+        "trial.objective.alpha": 0.5,
+        "trial.optimizer.lr": 0.05,
+    }
+    write_search(tmp_path, toy_search(**changes))
+    launch = SearchProcess(
+        tmp_path, "toy.yaml", "--data", str(toy_npz), "--name", "toy", "--allow-code", "acme_growing"
+    )
+    assert launch.wait(seconds=300) == PARTIAL, launch.log.read_text()
+    growing, steady = replay(tmp_path / "runs" / "toy").trials.values()
+    assert growing.draw["student.grows"]
+    assert growing.end == "failed"
+    assert [event["what"] for event in growing.failures] == ["out of memory"]
+    assert "its process has grown by " in str(growing.error)
+    assert growing.epoch == 2
+    assert steady.end == "completed"
+    assert steady.failures == []
