@@ -176,6 +176,7 @@ def fit(
     with (
         _sending(context) as complete,
         _trainable(file.resources, complete, room, left) as trainable,
+        _tune_settings(),
         _stops_tell_tune(),
     ):
         try:
@@ -218,6 +219,26 @@ def _tuner(
             verbose=0,
         ),
     )
+
+
+@contextmanager
+def _tune_settings() -> Iterator[None]:
+    """Sets what Tune reads of its environment when a search begins, where nobody else did; takes it away afterwards."""
+    settings = {
+        "RAY_AIR_NEW_OUTPUT": "0",
+        # TensorBoard is told by us (`tensorboard_log`), and of Ray's snapshots nothing is read.
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours tells it (`_stops_tell_tune`)
+        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    }
+    added = {name: value for name, value in settings.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -52,6 +53,12 @@ def test_manifest_says_how_the_run_was_made(finished_run: Path) -> None:
     fingerprints = manifest["fingerprints"]
     assert list(fingerprints["teachers"]) == ["digits"]
     assert all(len(found) == 16 for found in (fingerprints["data"], *fingerprints["teachers"].values()))
+
+
+def test_rays_own_logs_are_not_written_and_other_searches_of_the_process_keep_theirs(finished_run: Path) -> None:
+    assert (finished_run / "ray" / "launch_01").is_dir()
+    assert list(finished_run.rglob("progress.csv")) == []
+    assert [name for name in os.environ if name.startswith("TUNE_")] == []
 
 
 def test_only_the_best_trials_of_an_arm_keep_checkpoints(finished_run: Path) -> None:
