@@ -78,7 +78,7 @@ def undisturbed_proposals(tmp_path_factory: pytest.TempPathFactory, toy_npz: Pat
     return proposals_of(folder / "runs" / "toy")
 
 
-@pytest.mark.parametrize("stop", ["interrupt", "kill"])
+@pytest.mark.parametrize("stop", [pytest.param("interrupt", marks=pytest.mark.slow), "kill"])
 def test_resumed_search_loses_nothing_and_proposes_the_same(
     stop: str, search: tuple[Path, tuple[str, ...]], undisturbed_proposals: list[Any]
 ) -> None:
@@ -88,7 +88,7 @@ def test_resumed_search_loses_nothing_and_proposes_the_same(
     assert proposals_of(run) == undisturbed_proposals
 
 
-@pytest.mark.parametrize("stop", ["interrupt", "kill"])
+@pytest.mark.parametrize("stop", ["interrupt", pytest.param("kill", marks=pytest.mark.slow)])
 def test_a_search_in_stacks_loses_nothing_either(stop: str, stacked_search: tuple[Path, tuple[str, ...]]) -> None:
     folder, arguments = stacked_search
     run = start_and(stop, folder, arguments, epochs=8)

@@ -88,6 +88,7 @@ def study(
     return Study(file, page, modules["runs"].study(file, folder / "toy", toy_npz, 2, QUIET))
 
 
+@pytest.mark.slow
 def test_one_command_asks_its_three_questions_once(study: Study, runs: ModuleType) -> None:
     by = "kd-tune confirm toy --top {} --seeds 2 --by objective.alpha"
     assert [one["command"] for one in replay(study.file.parent / "toy").test_openings] == [
@@ -101,6 +102,7 @@ def test_one_command_asks_its_three_questions_once(study: Study, runs: ModuleTyp
     assert rates == {(4.0, study.part.rate)}
 
 
+@pytest.mark.slow
 def test_the_page_has_the_figures_pictures_and_command(study: Study, runs: ModuleType) -> None:
     text = study.page.read_text()
     one_line = " ".join(text.split())
@@ -114,6 +116,7 @@ def test_the_page_has_the_figures_pictures_and_command(study: Study, runs: Modul
     assert "the study, %" not in text, "its figures are of other data"
 
 
+@pytest.mark.slow
 def test_beside_figures_of_cifar10_stand_the_studys(study: Study, page: ModuleType, claims: ModuleType) -> None:
     names, groups = claims.CLASSES[:3], {"vehicles": claims.CLASSES[:2], "animals": claims.CLASSES[2:3]}
     file = study.part.tables.file
@@ -133,6 +136,7 @@ def test_beside_figures_of_cifar10_stand_the_studys(study: Study, page: ModuleTy
     assert page.introduction([part]).count("94.22 %") == 1
 
 
+@pytest.mark.slow
 def test_runs_of_other_seeds_or_files_are_refused(study: Study, runs: ModuleType, toy_npz: Path) -> None:
     run = study.file.parent / "toy"
     with pytest.raises(SystemExit, match="was made with other seeds"):

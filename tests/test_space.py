@@ -194,7 +194,7 @@ def test_a_logarithmic_range_is_drawn_evenly_over_orders_of_magnitude(kind: type
     assert counts[False] < 10
 
 
-@settings(max_examples=1000)
+@settings(max_examples=200)
 @given(TRIALS)
 def test_a_space_survives_being_written_to_a_file_and_read_again(trial: dict[str, Any]) -> None:
     space = space_of(trial)
