@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from kd_tune.config import TrainingConfig
 from kd_tune.ranges import Choice, FloatRange
 from kd_tune.records import DISTIL
-from kd_tune.space import Space
+from kd_tune.search_file import SearchFile
+from kd_tune.space import Space, to_raw
 
 
 def control_objective(arm: str) -> dict[str, Any]:
@@ -45,3 +47,13 @@ def space_of_arm(trial: Mapping[str, Any], arm: str) -> Space:
 
 def _constants(training: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in training.items() if isinstance(value, int | float | str)}
+
+
+def resolved(file: SearchFile) -> dict[str, Any]:
+    """The search file with overrides and defaults written out: what `search.yaml` in a run holds."""
+    trial = to_raw(space_of_arm(file.trial, DISTIL).template)
+    node = trial.get("teacher", {})
+    for section in node.get("choice", [node]):
+        for key in {"weights", "file"} & section.keys():
+            section[key] = str(Path(section[key]).expanduser().resolve())
+    return {"search": file.search.model_dump(), "resources": file.resources.model_dump(), "trial": trial}

@@ -63,7 +63,7 @@ def analyze(
         _refuse([name for name, value in choice.items() if value], "chooses a student, which --trial has done")
     if max_latency_ms is not None and not max_latency_ms > 0:
         raise ConfigError(f"--max-latency-ms {max_latency_ms:g}: must be above 0")
-    from kd_tune import compare, report, user_code
+    from kd_tune import report, user_code
 
     user_code.allow(allow_code or [])
     console = make_console()
@@ -73,6 +73,8 @@ def analyze(
             [name for name, value in (("--export", export), ("--optuna", optuna), ("--html", html)) if value],
             "is about one run",
         )
+        from kd_tune import compare
+
         compare.show(compare.read(runs), console)
         return
     if optuna is not None:

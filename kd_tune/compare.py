@@ -14,12 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from kd_tune import analysis, confirmation, results
+from kd_tune.arms import resolved
 from kd_tune.confirmation import Confirmation
 from kd_tune.errors import ConfigError
 from kd_tune.progress import counted, duration, short
 from kd_tune.records import METRIC
 from kd_tune.results import RunTables
-from kd_tune.space import to_raw
 
 FIRST = frozenset(("", "setting", "arm", "student, model"))  # names of first columns
 
@@ -79,7 +79,7 @@ def overview(runs: Sequence[Compared]) -> pd.DataFrame:
 
 def settings(runs: Sequence[Compared]) -> pd.DataFrame:
     """Leaves of the search files that are not the same in all runs: a row a leaf, a column a run."""
-    leaves = {run.name: dict(_leaves(_raw(run.tables), "")) for run in runs}
+    leaves = {run.name: dict(_leaves(resolved(run.tables.file), "")) for run in runs}
     table = _side_by_side("setting", leaves)
     return table[table.drop(columns="setting").nunique(axis=1, dropna=False) > 1].reset_index(drop=True)
 
@@ -160,16 +160,6 @@ def _facts(tables: RunTables) -> dict[str, str]:
         "machine": f"{manifest.hardware['processor']}, {counted(manifest.hardware['cores'] or 0, 'core')}"
         + "".join(f", {gpu}" for gpu in manifest.hardware["gpus"]),
         "openings of the test set": str(len(tables.state.test_openings)),
-    }
-
-
-def _raw(tables: RunTables) -> dict[str, Any]:
-    """A search file as it is written, with every default."""
-    file = tables.file
-    return {
-        "search": file.search.model_dump(mode="json"),
-        "resources": file.resources.model_dump(mode="json"),
-        "trial": to_raw(file.trial),
     }
 
 

@@ -25,6 +25,7 @@ from rich.console import Console
 
 from kd_tune import candidates, confirmation, records
 from kd_tune.advice import search_again
+from kd_tune.arms import resolved
 from kd_tune.config import ArmConfig, SamplerConfig, SchedulerConfig, SearchConfig
 from kd_tune.confirm_figures import Chosen, collect, common_teacher, make_figures
 from kd_tune.confirmation import Confirmation, Plan
@@ -43,7 +44,7 @@ from kd_tune.retraining import RetrainingProposer, in_words, trainings_by_arm
 from kd_tune.run_setup import Found, find_again
 from kd_tune.run_state import Event, RunState
 from kd_tune.search import Launch, run_trials
-from kd_tune.search_checks import check, resolved
+from kd_tune.search_checks import check
 from kd_tune.search_file import SearchFile, load_search_file
 from kd_tune.selection import Selection, leading_arm
 from kd_tune.strict_yaml import dump_yaml

@@ -116,16 +116,17 @@ def export_best(
     Raises:
         ConfigError: no run here, no such students, no checkpoints, or something lies in the target folder.
     """
+    tables = results.read(run)
     speeds: Speeds | None = None
 
     def measured(checkpoints: Mapping[int, Path]) -> dict[int, float]:
         nonlocal speeds
         speeds, records = export_speed.measure(checkpoints, dataset)
-        export_speed.keep(run, speeds, records, results.read(run).state)
+        export_speed.keep(run, speeds, records, tables.state)
         found = {number: speeds.latency(record) for number, record in records.items()}
         return {number: latency for number, latency in found.items() if latency is not None}
 
-    choice = choose(run, wanted, measured)
+    choice = choose(tables, wanted, measured)
     if measure_speed and speeds is None:
         measured({int(checkpoint.read(folder)["number"]): folder for folder in choice.checkpoints.values()})
     students = {name: Exported(folder) for name, folder in choice.checkpoints.items()}

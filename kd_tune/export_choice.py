@@ -64,11 +64,11 @@ class Choice:
     notes: list[str] = field(default_factory=list)
 
 
-def choose(run: Path, wanted: Wanted, latencies: Latencies) -> Choice:
+def choose(tables: results.RunTables, wanted: Wanted, latencies: Latencies) -> Choice:
     """Finds the students that are wanted.
 
     Args:
-        run: the run's folder.
+        tables: the run.
         wanted: what was asked for.
         latencies: measures; asked only if there is a limit of latency.
 
@@ -79,11 +79,10 @@ def choose(run: Path, wanted: Wanted, latencies: Latencies) -> Choice:
         raise ConfigError(
             f"--top {wanted.top}: a run keeps the checkpoints of each arm's best {KEPT_CHECKPOINTS} trials"
         )
-    tables = results.read(run)
     if wanted.trials:
         return Choice({f"trial_{number}": _named(tables, number) for number in dict.fromkeys(wanted.trials)})
     if not tables.ranking:
-        raise ConfigError(f"{run}: no trial has a figure yet; there is nothing to export")
+        raise ConfigError(f"{tables.folder}: no trial has a figure yet; there is nothing to export")
     return _under_limits(tables, wanted, latencies) if wanted.in_words else _best(tables, wanted.top)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from kd_tune.arms import resolved
 from kd_tune.catalog import load_dataset
 from kd_tune.data import Dataset
 from kd_tune.errors import ConfigError
@@ -19,7 +20,7 @@ from kd_tune.mirror import remember
 from kd_tune.paths import read_record, written_whole
 from kd_tune.prepare import PreparedTeacher, prepare
 from kd_tune.records import TeacherPlace
-from kd_tune.search_checks import check, resolved
+from kd_tune.search_checks import check
 from kd_tune.search_file import SearchFile, load_search_file
 from kd_tune.space import Space
 from kd_tune.storage import Storage

@@ -11,13 +11,13 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
+from kd_tune import user_code
 from kd_tune.catalog import FIXED_TRAINING, TABLES, Table, adapter, signature
 from kd_tune.config import ArmConfig, ResourcesConfig, SearchConfig, TrainingConfig
 from kd_tune.ranges import RANGE_KEYS, Model
 from kd_tune.search_file import TRIAL_SECTIONS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-REFERENCE = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"  # package.module:callable
 RANGES = {"number": ("float", "int"), "integer": ("int",)}  # that may stand for a number of each type
 
 Schema = dict[str, Any]
@@ -100,7 +100,7 @@ def _table(table: Table) -> Schema:
             {
                 "type": "object",
                 "description": f"Your own {table.kind}: package.module:callable, with --allow-code package.",
-                "properties": {"name": {"type": "string", "pattern": REFERENCE}},
+                "properties": {"name": {"type": "string", "pattern": user_code.FORM}},
                 "required": ["name"],
             }
         )

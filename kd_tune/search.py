@@ -17,6 +17,7 @@ from rich.console import Console
 
 from kd_tune import cluster, records, soft_targets, teacher, user_code
 from kd_tune.advice import command, search_again
+from kd_tune.arms import resolved
 from kd_tune.catalog import load_dataset
 from kd_tune.data import files_of, resolve_source
 from kd_tune.errors import ConfigError
@@ -40,7 +41,7 @@ from kd_tune.records import TeacherPlace
 from kd_tune.run_setup import file_of, find_again, fingerprints_of, make_run, manifest_of, places_of
 from kd_tune.run_state import Event, RunState, TrialState, ranked
 from kd_tune.scheduler import Referee, RunScheduler, replay_verdicts
-from kd_tune.search_checks import check, check_draws, resolved, stack_size, stacks_in_words, students_by_size
+from kd_tune.search_checks import check, check_draws, stack_size, stacks_in_words, students_by_size
 from kd_tune.search_file import SearchFile
 from kd_tune.searcher import Proposer, RunSearcher, SearchProposer
 from kd_tune.space import Space

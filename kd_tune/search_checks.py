@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
 
 import optuna
 
@@ -16,9 +14,8 @@ from kd_tune.data import Dataset
 from kd_tune.engine import check_fit, rehearse
 from kd_tune.errors import ConfigError
 from kd_tune.ranges import Choice
-from kd_tune.records import DISTIL
 from kd_tune.search_file import SearchFile
-from kd_tune.space import Draw, Space, to_raw
+from kd_tune.space import Draw, Space
 from kd_tune.strata import Students
 from kd_tune.student_sizes import survey
 
@@ -160,13 +157,3 @@ def stacks_in_words(stack: int, file: SearchFile, spaces: Mapping[str, Space]) -
     sizes = " that have the same batch size" if isinstance(file.trial["training"].get("batch_size"), Choice) else ""
     text = f"each trains up to {stack} trials{sizes} in one step"
     return text + (f"; by themselves, for they cannot be stacked: {', '.join(apart)}" if apart else "")
-
-
-def resolved(file: SearchFile) -> dict[str, Any]:
-    """The search file with overrides and defaults written out: what `search.yaml` in a run holds."""
-    trial = to_raw(space_of_arm(file.trial, DISTIL).template)
-    node = trial.get("teacher", {})
-    for section in node.get("choice", [node]):
-        for key in {"weights", "file"} & section.keys():
-            section[key] = str(Path(section[key]).expanduser().resolve())
-    return {"search": file.search.model_dump(), "resources": file.resources.model_dump(), "trial": trial}

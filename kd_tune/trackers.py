@@ -29,18 +29,13 @@ class Trackers:
         Args:
             run: the name of the run.
             launch: how often it was launched, with this one.
-
-        Raises:
-            EnvironmentProblem: a package is missing.
         """
         found: list[Callback] = []
         if self.mlflow is not None:
-            _require("mlflow", f"--mlflow {self.mlflow}")
             from ray.air.integrations.mlflow import MLflowLoggerCallback
 
             found.append(MLflowLoggerCallback(self.mlflow, experiment_name=run, tags={"launch": launch}))
         if self.wandb is not None:
-            _require("wandb", f"--wandb {self.wandb}")
             from ray.air.integrations.wandb import WandbLoggerCallback
 
             found.append(WandbLoggerCallback(project=self.wandb, group=run, job_type=f"launch {launch}"))

@@ -16,7 +16,7 @@ from typing import Any
 
 from kd_tune.errors import ConfigError
 
-_FORM = re.compile(r"([A-Za-z_]\w*)(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+FORM = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"  # package.module:callable, as JSON Schema has it, too
 _allowed: set[str] = set()
 
 
@@ -69,7 +69,7 @@ def load(reference: str) -> Callable[..., Any]:
     Raises:
         ConfigError: not of that form, its package was not allowed, it cannot be imported, or is not there.
     """
-    if not _FORM.fullmatch(reference):
+    if not re.fullmatch(FORM, reference):
         raise ConfigError(f"'{reference}' must look like package.module:callable")
     module_name, _, attribute = reference.partition(":")
     package = module_name.partition(".")[0]

@@ -9,15 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 from tensorboard.compat.proto.event_pb2 import Event as LoggedEvent
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from kd_tune import calibration, confusion_plots, confusions, prediction_plots, predictions
 from kd_tune.data import Dataset
-from kd_tune.export import Student, load_student
-from kd_tune.export_formats import CONFIG
+from kd_tune.export_formats import CONFIG, answers, in_torch, load_student
 from kd_tune.paths import read_json
 from kd_tune.plots import COLOURS, new_figure
 from kd_tune.predictions import Model, Predictions
@@ -45,23 +43,14 @@ def write(run: Path, students: Path, dataset: Dataset) -> int:
         trial = config["trial"]
         name = f"trial {trial['number']}, {trial['arm']}"
         with writer_of(run, trial["number"], trial["arm"]) as writer:
-            for tag, figure in figures(name, answers(load_student(folder), dataset), dataset):
+            student = in_torch(load_student(folder))
+            logits = answers(student, dataset.val.images, evaluation_batch(dataset.image_size))
+            for tag, figure in figures(name, logits, dataset):
                 image = Summary.Image(encoded_image_string=_png(figure), colorspace=4)
                 summary = Summary(value=[Summary.Value(tag=tag, image=image)])
                 writer.add_event(LoggedEvent(wall_time=time.time(), step=config["epoch"], summary=summary))
                 count += 1
     return count
-
-
-def answers(student: Student, dataset: Dataset) -> np.ndarray:
-    """Logits `[M, C]` of the validation images."""
-    batch = evaluation_batch(dataset.image_size)
-    with torch.inference_mode():
-        parts = [
-            student(torch.from_numpy(np.ascontiguousarray(dataset.val.images[first : first + batch])).float() / 255)
-            for first in range(0, len(dataset.val), batch)
-        ]
-    return torch.cat(parts).numpy()
 
 
 def figures(name: str, logits: np.ndarray, dataset: Dataset) -> Iterator[tuple[str, Figure]]:

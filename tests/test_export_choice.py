@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kd_tune import cli, export_choice
+from kd_tune import cli, export_choice, results
 from kd_tune.errors import ConfigError, ExitCode
 from kd_tune.export_choice import Wanted, choose
 from kd_tune.ledger import checkpoints_of
@@ -52,7 +52,7 @@ def numbers(choice: export_choice.Choice) -> dict[str, int]:
 
 
 def test_without_limits_the_best_of_each_arm_are_chosen(run: Path) -> None:
-    choice = choose(run, Wanted(), never)
+    choice = choose(results.read(run), Wanted(), never)
     assert numbers(choice) == {"distil_1": 3, "cross_entropy_1": 5}
     assert choice.notes == []
 
@@ -61,7 +61,7 @@ def test_without_limits_the_best_of_each_arm_are_chosen(run: Path) -> None:
 def test_under_a_limit_the_best_that_keeps_to_it_is_chosen_and_a_better_lost_one_is_named(
     wanted: Wanted, run: Path
 ) -> None:
-    choice = choose(run, wanted, never)
+    choice = choose(results.read(run), wanted, never)
     assert numbers(choice) == {"distil_1": 0, "cross_entropy_1": 4}
     (note,) = choice.notes
     assert note.startswith(
@@ -71,8 +71,14 @@ def test_under_a_limit_the_best_that_keeps_to_it_is_chosen_and_a_better_lost_one
 
 
 def test_under_a_limit_of_latency_the_best_that_is_fast_enough_is_chosen(run: Path) -> None:
-    assert numbers(choose(run, Wanted(max_latency_ms=1.0), latencies)) == {"distil_1": 0, "cross_entropy_1": 4}
-    assert numbers(choose(run, Wanted(max_latency_ms=3.0), latencies)) == {"distil_1": 3, "cross_entropy_1": 5}
+    assert numbers(choose(results.read(run), Wanted(max_latency_ms=1.0), latencies)) == {
+        "distil_1": 0,
+        "cross_entropy_1": 4,
+    }
+    assert numbers(choose(results.read(run), Wanted(max_latency_ms=3.0), latencies)) == {
+        "distil_1": 3,
+        "cross_entropy_1": 5,
+    }
 
 
 @pytest.mark.parametrize(
@@ -90,7 +96,7 @@ def test_under_a_limit_of_latency_the_best_that_is_fast_enough_is_chosen(run: Pa
 )
 def test_what_cannot_be_had_is_refused_with_what_there_is(wanted: Wanted, message: str, run: Path) -> None:
     with pytest.raises(ConfigError, match=message):
-        choose(run, wanted, latencies)
+        choose(results.read(run), wanted, latencies)
 
 
 def test_an_arm_without_a_student_under_the_limit_is_named(tmp_path: Path) -> None:
@@ -99,13 +105,13 @@ def test_an_arm_without_a_student_under_the_limit_is_named(tmp_path: Path) -> No
     write_run(folder, trials, **{"search.arms": ["distil", "cross_entropy"]})
     for number in (0, 1):
         (checkpoints_of(folder, number) / "epoch_0001").mkdir(parents=True)
-    choice = choose(folder, Wanted(max_params=500), never)
+    choice = choose(results.read(folder), Wanted(max_params=500), never)
     assert numbers(choice) == {"distil_1": 0}
     assert choice.notes == ["cross_entropy: no student within --max-params 500"]
 
 
 def test_named_trials_are_chosen_once_each(run: Path) -> None:
-    assert numbers(choose(run, Wanted(trials=(1, 4, 1)), never)) == {"trial_1": 1, "trial_4": 4}
+    assert numbers(choose(results.read(run), Wanted(trials=(1, 4, 1)), never)) == {"trial_1": 1, "trial_4": 4}
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_a_student_that_onnx_cannot_hold_is_not_measured(
 
     monkeypatch.setattr(export_speed, "write_onnx", refuse)
     monkeypatch.setattr(onnx_speed, "measure", nothing)
-    checkpoint = next(iter(choose(run, Wanted(), lambda found: {}).checkpoints.values()))
+    checkpoint = next(iter(choose(results.read(run), Wanted(), lambda found: {}).checkpoints.values()))
     speeds, records = export_speed.measure({0: checkpoint}, toy_dataset)
     assert measured == [{}]
     assert speeds.latency(records[0]) is None

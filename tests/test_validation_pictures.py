@@ -16,6 +16,7 @@ from kd_tune import validation_pictures
 from kd_tune.data import Dataset
 from kd_tune.errors import ConfigError
 from kd_tune.export import Wanted, export_best, load_student
+from kd_tune.export_formats import answers, in_torch
 from kd_tune.paths import read_json
 
 TAGS = ["validation/accuracy_by_class", "validation/calibration", "validation/confusion_matrix"]
@@ -45,7 +46,7 @@ def test_every_exported_student_has_pictures_beside_its_curves(run: Path, toy_da
 
 def test_they_show_what_the_student_answers(run: Path, toy_dataset: Dataset) -> None:
     config = read_json(run / "export" / "distil_1" / "config.json")
-    logits = validation_pictures.answers(load_student(run / "export" / "distil_1"), toy_dataset)
+    logits = answers(in_torch(load_student(run / "export" / "distil_1")), toy_dataset.val.images, 64)
     assert logits.shape == (len(toy_dataset.val), 3)
     right = (logits.argmax(-1) == toy_dataset.val.labels).mean()
     assert right == pytest.approx(config["val_accuracy"])
