@@ -48,11 +48,10 @@ class Trackers:
                 _require(package, f"{option} {value}")
         if self.mlflow is not None:
             from mlflow import MlflowClient
-            from mlflow.exceptions import MlflowException
 
             try:
                 MlflowClient(self.mlflow).search_experiments(max_results=1)
-            except MlflowException as error:
+            except Exception as error:  # whatever the driver of a database raises, beside MLflow's own
                 raise EnvironmentProblem(f"--mlflow {self.mlflow}: {str(error).strip()}") from None
 
 

@@ -66,9 +66,10 @@ def test_a_missing_package_is_said_before_any_work(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_store_that_cannot_be_opened_is_said() -> None:
-    with pytest.raises(EnvironmentProblem, match="--mlflow nonsense://x: "):
-        Trackers(mlflow="nonsense://x").check()
+@pytest.mark.parametrize("uri", ["nonsense://x", "sqlite:////dev/null/x.db"])
+def test_a_store_that_cannot_be_opened_is_said(uri: str) -> None:
+    with pytest.raises(EnvironmentProblem, match=f"--mlflow {uri}: "):
+        Trackers(mlflow=uri).check()
 
 
 def test_what_a_tracker_complains_of_later_is_told_from_other_errors() -> None:
