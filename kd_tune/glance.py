@@ -73,7 +73,8 @@ class Glance:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield self._table(options.max_width >= NARROW)
         yield from (Text(), *self._rungs()) if self.course.rungs else ()
-        yield from (Text(), *self._best())
+        best = list(self._best())
+        yield from (Text(), *best) if best else ()
         yield Text()
         yield Text(self.summary())
 

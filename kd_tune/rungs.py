@@ -41,6 +41,8 @@ class Rungs:
         """What is done to trials, in a few words."""
         if not self.epochs:
             return "no rung below the last epoch: every trial is trained to the end"
+        if len(self.epochs) == 1:
+            return f"a rung at epoch {self.epochs[0]} keeps the best 1/{self._factor}"
         return f"rungs at epochs {', '.join(map(str, self.epochs))} keep the best 1/{self._factor}"
 
     def report(self, trial: int, epoch: int, value: float) -> bool:

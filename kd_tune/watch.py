@@ -24,6 +24,7 @@ def watching(console: Console, state: RunState, course: Course) -> Iterator[Watc
     if not console.is_terminal:
         yield watch
         return
+    console.print()
     with Live(get_renderable=watch.glance, console=console, refresh_per_second=2):
         yield watch
 
