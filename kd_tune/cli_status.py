@@ -29,7 +29,7 @@ def status(
     console = make_console()
     found = read(run)
     if not (follow and console.is_terminal):
-        console.print(Group(found.words, "", found.glance))
+        console.print(Group(found.words, found.glance), soft_wrap=False)
         while follow and found.runs:
             time.sleep(LOG_PERIOD)
             found = read(run)
@@ -37,7 +37,7 @@ def status(
         return
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            live.update(Group(found.words, "", found.glance), refresh=True)
+            live.update(Group(found.words, found.glance), refresh=True)
             if not found.runs:
                 return
             time.sleep(PERIOD)

@@ -71,12 +71,12 @@ class Glance:
     pace: Pace
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(self.summary())  # first: a low terminal shows the beginning
+        yield Text()
         yield self._table(options.max_width >= NARROW)
         yield from (Text(), *self._rungs()) if self.course.rungs else ()
         best = list(self._best())
         yield from (Text(), *best) if best else ()
-        yield Text()
-        yield Text(self.summary())
 
     def summary(self) -> str:
         """Time, speed, what is left, and what pruning has saved."""
@@ -101,7 +101,8 @@ class Glance:
         reasons = [reason for reason in STOP_REASONS if reason in ends or reason == "completed"] if wide else []
         table = Table(box=None, pad_edge=False)
         for title in ("arm", "trials", "running", *reasons, "best", "trial"):
-            table.add_column(title, justify="left" if title == "arm" else "right", no_wrap=True)
+            is_arm = title == "arm"
+            table.add_column(title, justify="left" if is_arm else "right", no_wrap=not is_arm)
         for name, trials, quota in self._groups():
             counts = [str(sum(trial.end == reason for trial in trials)) for reason in reasons]
             running = sum(trial.end is None for trial in trials)
@@ -145,7 +146,7 @@ class Glance:
                 line.append(f"  {sparkline(curve_of(best))}", style="cyan")
                 line.append(f"  trial {best.number}, {counted(best.epoch, 'epoch')}")
                 drawn = "  ".join(f"{name} {short(value)}" for name, value in best.draw.items())
-                yield Group(line, Padding(Text(drawn, style="dim"), (0, 0, 0, 2)))
+                yield Group(line, Padding(Text(drawn, style="dim"), (0, 0, 0, 2), expand=False))
 
 
 def curve_of(trial: TrialState) -> list[float]:
