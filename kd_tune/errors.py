@@ -14,7 +14,7 @@ class ExitCode(IntEnum):
 
     DONE = 0
     USAGE = 2  # the command line, a file or a run is wrong: change it
-    NOTHING_USABLE = 3  # all was done, and no trial gave a figure
+    NOTHING_USABLE = 3  # all was done, and no trial gave a figure, or no student passed the test of its export
     PARTIAL = 4  # all was done, and errors ended some of the trials
     ENVIRONMENT = 5  # the machine or the cluster: no disk space, no permission, no Ray
     RESUMABLE = 75  # stopped; the command that it names goes on (sysexits.h: EX_TEMPFAIL)
@@ -38,7 +38,7 @@ class EnvironmentProblem(ConfigError):  # noqa: N818 - it says what is the case
 
 
 class NothingUsable(ConfigError):  # noqa: N818 - likewise
-    """No trial, or no retraining, gave a figure."""
+    """No trial, or no retraining, gave a figure; or no student passed the test of its export."""
 
     code = ExitCode.NOTHING_USABLE
 

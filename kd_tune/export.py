@@ -17,7 +17,7 @@ import torch
 from kd_tune import __version__, checkpoint, export_speed, results
 from kd_tune.catalog import check_section, load_dataset
 from kd_tune.data import Dataset
-from kd_tune.errors import ConfigError
+from kd_tune.errors import ConfigError, NothingUsable
 from kd_tune.export_checks import (
     ONE_POINT,
     Samples,
@@ -152,7 +152,8 @@ def export_students(
         advance: told students done and in all.
 
     Raises:
-        ConfigError: something lies in the target folder that may not be replaced, or no student passed its test.
+        ConfigError: something lies in the target folder that may not be replaced.
+        NothingUsable: no student passed its test.
     """
     samples = None if dataset is None else samples_of(dataset)
     with written_whole(target, replace) as temporary:
@@ -163,7 +164,7 @@ def export_students(
                 advance(done, len(students))
             lines.append(f"{target / name}: {_export_student(student, temporary / name, samples, speeds)}")
         if not any(temporary.iterdir()):
-            raise ConfigError(lines)
+            raise NothingUsable(lines)
         if advance is not None:
             advance(len(students), len(students))
     return lines

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from kd_tune import checkpoint, cli, export
 from kd_tune.data import Dataset
-from kd_tune.errors import ConfigError, ExitCode
+from kd_tune.errors import ConfigError, ExitCode, NothingUsable
 from kd_tune.export import Wanted, data_of, export_best
 from kd_tune.export_formats import FLOAT_FORMATS, INT8_FORMAT, Run, Student, answers, load_onnx
 from kd_tune.ledger import replay
@@ -213,7 +213,7 @@ def test_a_student_that_is_not_the_trained_one_is_not_exported(
     """Its logits are those of the other class: the accuracy tells."""
     forward = Student.forward
     monkeypatch.setattr(Student, "forward", lambda self, images: -forward(self, images))
-    with pytest.raises(ConfigError, match=r"not exported, its self-test failed: validation accuracy .*ended with"):
+    with pytest.raises(NothingUsable, match=r"not exported, its self-test failed: validation accuracy .*ended with"):
         export_best(finished_run, tmp_path / "students", Wanted(), toy_dataset)
     assert list(tmp_path.iterdir()) == []
 
