@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from dataclasses import dataclass
+from typing import Any
 
 from ray.tune import Callback
 
@@ -32,9 +34,7 @@ class Trackers:
         """
         found: list[Callback] = []
         if self.mlflow is not None:
-            from ray.air.integrations.mlflow import MLflowLoggerCallback
-
-            found.append(MLflowLoggerCallback(self.mlflow, experiment_name=run, tags={"launch": launch}))
+            found.append(_mlflow_callback(self.mlflow, run, launch))
         if self.wandb is not None:
             from ray.air.integrations.wandb import WandbLoggerCallback
 
@@ -66,6 +66,29 @@ def problem_behind(error: BaseException | None) -> EnvironmentProblem | None:
             return EnvironmentProblem(f"{package}: {error}; go on without --{package}, or when it is mended")
         error = error.__cause__ or error.__context__
     return None
+
+
+def _mlflow_callback(uri: str, run: str, launch: int) -> Callback:
+    """Ray's callback, with names of parameters that MLflow takes; they are no metrics as well."""
+    from ray.air._internal.mlflow import _MLflowLoggerUtil
+    from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+    class Named(_MLflowLoggerUtil):
+        def log_params(self, params_to_log: dict[str, Any], run_id: str | None = None) -> None:
+            super().log_params({name_for_mlflow(name): value for name, value in params_to_log.items()}, run_id)
+
+        def log_metrics(self, step: int, metrics_to_log: dict[str, Any], run_id: str | None = None) -> None:
+            metrics = {name: value for name, value in metrics_to_log.items() if name != "config"}
+            super().log_metrics(step, metrics, run_id)
+
+    callback = MLflowLoggerCallback(uri, experiment_name=run, tags={"launch": launch})
+    callback.mlflow_util = Named()  # type: ignore[no-untyped-call]
+    return callback
+
+
+def name_for_mlflow(path: str) -> str:
+    """`objective[hinton].alpha` as `objective/hinton.alpha`: MLflow takes letters, digits and `_-. :/`."""
+    return re.sub(r"[^\w\-. :/]", "_", path.replace("[", "/").replace("]", ""))
 
 
 def _require(package: str, option: str) -> None:

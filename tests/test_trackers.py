@@ -15,7 +15,7 @@ from rich.console import Console
 from kd_tune.errors import EnvironmentProblem, ExitCode
 from kd_tune.search import Launch, resume, start
 from kd_tune.search_file import load_search_file
-from kd_tune.trackers import Trackers, problem_behind
+from kd_tune.trackers import Trackers, name_for_mlflow, problem_behind
 from tests.searches import toy_search, write_search
 
 QUIET = Console(quiet=True)
@@ -23,7 +23,9 @@ QUIET = Console(quiet=True)
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
 def test_mlflow_has_every_trial_with_its_parameters_and_curve(tmp_path: Path, toy_npz: Path, ray_cluster: None) -> None:
-    file = load_search_file(write_search(tmp_path, toy_search(**{"search.num_trials": 3})))
+    objective = {"choice": [{"name": "hinton", "alpha": {"float": [0.1, 1.0]}, "temperature": 4.0}]}
+    raw = toy_search(**{"search.num_trials": 3, "trial.objective": objective})
+    file = load_search_file(write_search(tmp_path, raw))
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     state = start(file, tmp_path / "toy", Launch(source=toy_npz, trackers=Trackers(mlflow=uri)), QUIET)
     client = MlflowClient(uri)
@@ -33,10 +35,13 @@ def test_mlflow_has_every_trial_with_its_parameters_and_curve(tmp_path: Path, to
     assert told.keys() == state.trials.keys()
     for number, trial in state.trials.items():
         assert float(told[number].data.params["optimizer.lr"]) == pytest.approx(trial.draw["optimizer.lr"])
+        alpha = told[number].data.params["objective/hinton.alpha"]
+        assert float(alpha) == pytest.approx(trial.draw["objective[hinton].alpha"])
         curve = client.get_metric_history(told[number].info.run_id, "val_accuracy")
         assert {point.step: point.value for point in curve} == {
             epoch: pytest.approx(row["val_accuracy"]) for epoch, row in trial.rows.items()
         }
+        assert not [name for name in told[number].data.metrics if name.startswith("config")]
         assert told[number].info.status == "FINISHED"
         assert told[number].data.tags["launch"] == "1"
 
@@ -70,6 +75,19 @@ def test_a_missing_package_is_said_before_any_work(
 def test_a_store_that_cannot_be_opened_is_said(uri: str) -> None:
     with pytest.raises(EnvironmentProblem, match=f"--mlflow {uri}: "):
         Trackers(mlflow=uri).check()
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("objective.alpha", "objective.alpha"),
+        ("objective[mixed_target].alpha", "objective/mixed_target.alpha"),
+        ("student[acme.nets:small].width", "student/acme.nets:small.width"),
+        ("teacher[(a)].x", "teacher/_a_.x"),
+    ],
+)
+def test_parameters_have_names_that_mlflow_takes(path: str, name: str) -> None:
+    assert name_for_mlflow(path) == name
 
 
 def test_what_a_tracker_complains_of_later_is_told_from_other_errors() -> None:
