@@ -208,7 +208,10 @@ class SearchProposer:
         )
 
     def _seed_of_next(self, arm: str) -> int:
-        return derive_seed(self._config.seed, "proposal", arm, len(self._run.state.of_arm(arm)))
+        state = self._run.state
+        # Or the first draws, which are random, would be those of an earlier run of the same seed.
+        earlier = [f"after {len(state.known[arm])}"] if state.known.get(arm) else []
+        return derive_seed(self._config.seed, "proposal", arm, len(state.of_arm(arm)), *earlier)
 
     def _stratum_of(self, draw: Draw) -> int:
         edges = self._run.state.strata

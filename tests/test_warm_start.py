@@ -16,9 +16,12 @@ from kd_tune import cli, results
 from kd_tune.config import SamplerConfig, SearchConfig
 from kd_tune.errors import ConfigError
 from kd_tune.ledger import SEARCH_FILE, Run, replay
+from kd_tune.ranges import Choice, FloatRange
 from kd_tune.run_setup import make_run
 from kd_tune.search import Launch, start
 from kd_tune.search_file import load_search_file
+from kd_tune.searcher import RunSearcher, SearchProposer
+from kd_tune.space import Space
 from kd_tune.strata import Students
 from kd_tune.warm_start import check_equal, read_earlier, record_known
 from tests.searches import toy_manifest, toy_search, write_search
@@ -101,6 +104,28 @@ def test_a_run_that_learns_from_earlier_ones_is_there_with_all_of_them_or_not_at
             make_run(folder, file, toy_manifest(), known, Students(count, ()))
         assert sorted(path.name for path in tmp_path.iterdir()) == ["earlier", "toy.yaml"]
     assert not any(counted), "the run had its name before it was whole"
+
+
+def test_the_first_proposals_are_not_those_of_an_earlier_run_of_the_same_seed(
+    earlier: Path, new_run: Callable[..., Run]
+) -> None:
+    """They are random, whatever the few earlier trials were."""
+    space = Space(
+        {
+            "student": {"name": "studentnet", "width": Choice(options=[0.5, 1.0])},
+            "objective": {"name": "hinton", "alpha": FloatRange(bounds=[0.0, 1.0]), "temperature": 4.0},
+            "optimizer": {"name": "sgd", "lr": FloatRange(bounds=[1e-3, 1e-1])},
+        }
+    )
+    drawn: list[Any] = []
+    for name, folders in (("cold", []), ("warm", [earlier])):
+        run = new_run(name)
+        record_known(run, read_earlier(folders, SearchConfig()), ["distil"])
+        run.record("started", quota={"distil": 3})
+        drawn.append(RunSearcher(run, SearchProposer(run, {"distil": space}, SearchConfig())).suggest("a"))
+        run.close()
+    cold, warm = (proposal["optimizer.lr"] for proposal in drawn)
+    assert cold != warm
 
 
 def test_known_trials_are_in_no_table_and_no_quota(earlier: Path, new_run: Callable[..., Run]) -> None:
