@@ -32,6 +32,7 @@ from kd_tune.errors import ConfigError, EnvironmentProblem
 from kd_tune.ledger import Run
 from kd_tune.limits import Allowance
 from kd_tune.node_checks import num_cores
+from kd_tune.ray_checks import TELEMETRY
 from kd_tune.ray_token import make_token
 from kd_tune.records import METRIC
 from kd_tune.scheduler import RunScheduler
@@ -44,6 +45,16 @@ from kd_tune.tune_callbacks import FailureRecorder, LaunchStopper, Losses, envir
 # Ray's memory monitor ends a worker with an error of its own, at which Tune would end the whole search.
 for module in (actor_manager, tune_controller):
     vars(module)["RayActorError"] = (RayActorError, OutOfMemoryError)
+
+# Read by Tune when a search begins, and set for that search alone: others in this process keep theirs.
+TUNE_SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # TensorBoard is told by us (`tensorboard_log`), and of Ray's snapshots nothing is read.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours tells it (`_stops_tell_tune`)
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
 
 CLIENT_MEMORY = 200e6  # bytes of a trial that only reports
 REACH_SECONDS = 5.0  # in which a cluster's machine must answer; Ray itself goes on trying for minutes
@@ -145,7 +156,8 @@ def start_here(**options: Any) -> None:
     ray_constants.ENABLE_RAY_CLUSTER = False
     os.environ[variable] = "0"  # for the processes that Ray starts
     try:
-        ray.init(address="local", include_dashboard=False, **options)
+        with _defaults({TELEMETRY: "0"}):  # what a search does is sent to nobody unless its user said so
+            ray.init(address="local", include_dashboard=False, **options)
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = others_may_join
         del os.environ[variable]
@@ -176,7 +188,7 @@ def fit(
     with (
         _sending(context) as complete,
         _trainable(file.resources, complete, room, left) as trainable,
-        _tune_settings(),
+        _defaults(TUNE_SETTINGS),
         _stops_tell_tune(),
     ):
         try:
@@ -222,17 +234,9 @@ def _tuner(
 
 
 @contextmanager
-def _tune_settings() -> Iterator[None]:
-    """Sets what Tune reads of its environment when a search begins, where nobody else did; takes it away afterwards."""
-    settings = {
-        "RAY_AIR_NEW_OUTPUT": "0",
-        # TensorBoard is told by us (`tensorboard_log`), and of Ray's snapshots nothing is read.
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours tells it (`_stops_tell_tune`)
-        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    }
-    added = {name: value for name, value in settings.items() if name not in os.environ}
+def _defaults(variables: Mapping[str, str]) -> Iterator[None]:
+    """Sets variables of the environment that nobody else did, and takes them away afterwards."""
+    added = {name: value for name, value in variables.items() if name not in os.environ}
     os.environ.update(added)
     try:
         yield

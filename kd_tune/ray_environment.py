@@ -12,7 +12,5 @@ from kd_tune.ray_token import MODE, has_token
 # `ray start` asks for a token wherever one lies; a driver that joins must then send it, but does so only if told.
 if has_token(os.environ):
     os.environ.setdefault(MODE, "token")
-# What a search does is sent to nobody unless its user said so.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Clients take no core, and Ray would call it suspicious that there are more of them than cores.
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started on node")

@@ -24,6 +24,7 @@ from kd_tune.errors import ConfigError, EnvironmentProblem
 from kd_tune.findings import Verdict
 from kd_tune.ledger import Run
 from kd_tune.limits import NO_LIMITS, Allowance, DeviceTime
+from kd_tune.ray_checks import TELEMETRY
 from kd_tune.tune_callbacks import FailureRecorder, LaunchStopper, Losses, environment_behind
 from tests.searches import toy_manifest
 
@@ -90,10 +91,11 @@ def test_what_keeps_ray_on_loopback_is_undone_when_it_has_started_or_failed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv(TELEMETRY, raising=False)
     variable, seen = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, []
 
     def fails(**_: Any) -> None:
-        seen.append((ray_constants.ENABLE_RAY_CLUSTER, os.environ[variable]))
+        seen.append((ray_constants.ENABLE_RAY_CLUSTER, os.environ[variable], os.environ[TELEMETRY]))
         raise OSError("no port is free")
 
     monkeypatch.setattr(ray, "init", fails)
@@ -104,7 +106,8 @@ def test_what_keeps_ray_on_loopback_is_undone_when_it_has_started_or_failed(
         with pytest.raises(OSError, match="no port is free"):
             start_here()
         assert (ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(variable)) == (True, given)
-    assert seen == [(False, "0")] * 2
+        assert TELEMETRY not in os.environ
+    assert seen == [(False, "0", "0")] * 2
 
 
 def refuse() -> None:
