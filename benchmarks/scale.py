@@ -36,6 +36,7 @@ import on_ray
 from rich.console import Console
 
 from kd_tune import records
+from kd_tune.arms import resolved
 from kd_tune.glance import Course
 from kd_tune.ledger import Run
 from kd_tune.limits import device_time
@@ -43,7 +44,7 @@ from kd_tune.manifest import Fingerprints, Manifest, TeacherFacts, hardware, ver
 from kd_tune.run_state import TrialState
 from kd_tune.scheduler import Referee
 from kd_tune.search import CheckpointKeeper
-from kd_tune.search_checks import check, resolved
+from kd_tune.search_checks import check
 from kd_tune.search_file import SearchFile
 from kd_tune.searcher import SearchProposer
 from kd_tune.strict_yaml import dump_yaml

@@ -9,6 +9,7 @@ import pandas as pd
 from rich.console import Console
 
 from kd_tune import answers, confirmation, results, search
+from kd_tune.arms import resolved
 from kd_tune.confirm import Request, confirm
 from kd_tune.confirmation import Confirmation, Plan
 from kd_tune.ledger import PLAN, SEARCH_FILE
@@ -18,7 +19,6 @@ from kd_tune.predictions import Predictions
 from kd_tune.records import METRIC
 from kd_tune.results import RunTables
 from kd_tune.search import Launch
-from kd_tune.search_checks import resolved
 from kd_tune.search_file import load_search_file
 from kd_tune.strict_yaml import dump_yaml
 

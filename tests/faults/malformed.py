@@ -30,6 +30,7 @@ from safetensors.torch import save_file
 from trials_by_fault import Tally, command, finish, judge_command, keep, limit_memory, parser_of
 
 from kd_tune import analysis, diagnosis, report, results, search_checks, teacher
+from kd_tune.arms import resolved
 from kd_tune.catalog import build_network
 from kd_tune.data import Dataset, npz
 from kd_tune.errors import ConfigError
@@ -115,10 +116,10 @@ class SearchFiles(Kind):
     def read(self) -> str:
         file = load_search_file(self.path)
         search_checks.check(file)
-        text = dump_yaml(search_checks.resolved(file))
+        text = dump_yaml(resolved(file))
         self.path.write_text(text)
         again = load_search_file(self.path)
-        assert search_checks.resolved(again) == search_checks.resolved(file) == parse_yaml(text)[0]
+        assert resolved(again) == resolved(file) == parse_yaml(text)[0]
         return "read: says the same when written out"
 
     @property

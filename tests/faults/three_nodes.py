@@ -45,6 +45,8 @@ def lose_one_and_add_one(stack: int, state: RunState, rng: random.Random, folder
         lost = rng.choice(first[1:])
         nodes.kill(lost)
         say(f"{lost} is killed after {epochs_of(search)} of {NUM_TRIALS * EPOCHS} epochs")
+        while launch.is_running() and places(search)[-1] == len(first):
+            time.sleep(0.2)
         late = nodes.add()
         joined_at = epochs_of(search)
         say(f"{late} has joined after {joined_at} epochs")
@@ -57,9 +59,8 @@ def lose_one_and_add_one(stack: int, state: RunState, rng: random.Random, folder
         if code:
             found.wrong.append(f"exit code {code}: {launch.log.read_text()[-1500:]}")
             return found
-        places = [event["slots"] for event in search.events() if event["event"] in ("started", "places")]
         retried = sum(event["event"] == "retried" for event in search.events())
-        found.figures = {"places": places, "joined after epochs": joined_at, "trials started again": retried}
+        found.figures = {"places": places(search), "joined after epochs": joined_at, "trials started again": retried}
         found.wrong += search.problems(state)
         return found
     finally:
@@ -68,6 +69,11 @@ def lose_one_and_add_one(stack: int, state: RunState, rng: random.Random, folder
 
 def epochs_of(search: Search) -> int:
     return sum(event["event"] == "epoch" for event in search.events())
+
+
+def places(search: Search) -> list[int]:
+    """How many trials could be trained at once, from the start on."""
+    return [event["slots"] for event in search.events() if event["event"] in ("started", "places")]
 
 
 def say(text: str) -> None:
