@@ -130,7 +130,9 @@ def search(
         data, address, limits, extend, tuple(warm_start or ()), storage=storage, trackers=trackers
     )
     if resume is not None:
-        with_it = "--extend, --data, --address, --max-hours, --max-device-hours, --mlflow, --wandb and --allow-code"
+        with_it = (
+            "--extend, --data, --runs, --address, --max-hours, --max-device-hours, --mlflow, --wandb and --allow-code"
+        )
         check_resumed_alone(with_it, file, name, overrides, num_trials, warm_start, storage, or_resume)
         with stoppable("nothing was begun; the same command begins again"):
             folder = _folder_of(resume, runs, console)

@@ -6,6 +6,7 @@ what is missing. Nothing depends on Ray's own snapshots.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from kd_tune import cluster, records, soft_targets, teacher, user_code
-from kd_tune.advice import command, search_again
+from kd_tune.advice import search_again
 from kd_tune.arms import resolved
 from kd_tune.catalog import load_dataset
 from kd_tune.data import files_of, resolve_source
@@ -315,7 +316,7 @@ def _announce(run: Run, file: SearchFile, referee: Referee, places: str, console
             f"going on: {ended} trials have ended, {name_trials(run.state.unfinished())} continue, "
             f"{run.state.num_missing()} are still to come"
         )
-    console.print(f"watch: {command('kd-tune', 'tensorboard', run.folder)}")
+    console.print(f"watch: {shlex.join(['kd-tune', 'tensorboard', str(run.folder)])}")
 
 
 def name_trials(trials: list[TrialState]) -> str:

@@ -15,7 +15,7 @@ from kd_tune.class_groups import Groups
 from kd_tune.data.arrays import read_npz
 from kd_tune.data.dataset import Dataset, Images, Part, from_parts
 from kd_tune.data.splits import NumTrain, SplitSeed, split_by_class
-from kd_tune.errors import ConfigError
+from kd_tune.errors import ConfigError, EnvironmentProblem
 from kd_tune.paths import cache_folder
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -138,7 +138,8 @@ def download(name: str, target: Path | None = None) -> Path:
     """Fetches a data set that is published on the network; checks its integrity.
 
     Raises:
-        ConfigError: unknown or not downloadable name, or no network.
+        ConfigError: unknown or not downloadable name.
+        EnvironmentProblem: no network, or no room.
     """
     if name not in PUBLISHED:
         raise ConfigError(f"{name} cannot be downloaded; known: {', '.join(PUBLISHED)}")
@@ -147,7 +148,10 @@ def download(name: str, target: Path | None = None) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         _reader(name)(str(root), download=True)
     except (OSError, RuntimeError) as error:
-        raise ConfigError(f"{root}: the download of {name} failed: {' '.join(str(error).split())}") from None
+        raise EnvironmentProblem(
+            f"{root}: the download of {name} failed: {' '.join(str(error).split())}; where it is at hand otherwise, "
+            "searches take --data FOLDER (as torchvision keeps it) or --data FILE.npz"
+        ) from None
     return root
 
 
