@@ -20,7 +20,7 @@ from pathlib import Path
 from nodes import Nodes
 from rounds import NUM_TRIALS, Round, RunState, Search, parser_of, play, undisturbed, workplace
 
-EPOCHS = 80  # that trials still wait when the last node has joined, on a busy machine too
+EPOCHS = 120  # that trials still wait when the last node has joined, on a busy machine too
 STACKS = (1, 4)
 TRAINS = {1: "ray::ImplicitFunc", 4: "ray::Host"}
 
@@ -41,7 +41,7 @@ def lose_one_and_add_one(stack: int, state: RunState, rng: random.Random, folder
         say(f"nodes: {', '.join(first)}")
         search = Search(folder, stack, nodes.address, epochs=EPOCHS)
         launch = search.start()
-        launch.wait_for_epochs(search.run, NUM_TRIALS * EPOCHS // 3)
+        launch.wait_for_epochs(search.run, NUM_TRIALS * EPOCHS // 2)
         lost = rng.choice(first[1:])
         nodes.kill(lost)
         say(f"{lost} is killed after {epochs_of(search)} of {NUM_TRIALS * EPOCHS} epochs")
